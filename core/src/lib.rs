@@ -1,0 +1,23 @@
+//! Every decision of Millrace about an event, a position or a release, as pure machines.
+//!
+//! No async, no IO, no clock, no randomness, no environment, no logging: times and seeds come
+//! in, effects come out. Read the modules in the order in which they are listed.
+#![forbid(unsafe_code)]
+
+pub mod position;
+
+pub mod event;
+
+pub mod time;
+
+pub mod limits;
+
+pub mod outcome;
+
+pub mod identity;
+
+pub mod token;
+
+pub mod intake;
+
+pub mod contract;

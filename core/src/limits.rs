@@ -1,0 +1,63 @@
+//! Every cap of the system, with its reason (architecture invariant 14: no cap, no design).
+
+/// Records that one fetch hands to the machine at most; keeps one turn of the driver short.
+pub const FETCH_RECORDS_MAX: usize = 512;
+
+/// Bytes after which a fetch is handed over although more records wait. One larger record
+/// passes alone.
+pub const FETCH_BYTES_MAX: usize = 1 << 20;
+
+/// Largest `delivery.window`: keeps the commit metadata below [`COMMIT_METADATA_BYTES_MAX`] (E2).
+pub const WINDOW_POSITIONS_MAX: u64 = 16_384;
+
+/// Largest commit metadata string (D-W4, E2): brokers allow 4,096 bytes by default.
+pub const COMMIT_METADATA_BYTES_MAX: usize = 4_000;
+
+/// Events whose attempts a ledger carries (D-W4).
+pub const LEDGER_ATTEMPTS_MAX: usize = 16;
+
+/// Parked lanes that a ledger carries (D-W4).
+pub const LEDGER_PARKED_MAX: usize = 32;
+
+/// Largest publish frame (P-2).
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of results that the input may send before the output gives more (P-2, kind 6).
+pub const PUBLISH_CREDIT_BYTES: u64 = 8 << 20;
+
+/// Bytes of results that one frame collects before the next one starts; keeps the output busy
+/// while the input still encodes.
+pub const RESULTS_FRAME_BYTES: usize = 256 << 10;
+
+/// Headers of the app's answer that are read (A-S4); more make the answer malformed.
+pub const ANSWER_HEADERS_MAX: usize = 100;
+
+/// Bytes of `Millrace-Headers` and of the `Millrace-Header-*` together (A-S2).
+pub const FORWARDED_HEADER_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of an error message in a dead letter (D-D1).
+pub const DEAD_LETTER_MESSAGE_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes of an error body in a dead letter (D-D1).
+pub const DEAD_LETTER_BODY_BYTES_MAX: usize = 4 << 10;
+
+/// Earlier dead-letterings that `millrace-dlq-prev` lists (D-D1).
+pub const DEAD_LETTER_PREVIOUS_MAX: usize = 8;
+
+/// Longest wait that a `Retry-After` can ask for (D-B5 with retry.respectRetryAfter).
+pub const RETRY_AFTER_SECONDS_MAX: u64 = 300;
+
+/// Malformed success bodies in a row that make an app misconfigured (class table of delivery.md).
+pub const MALFORMED_IN_A_ROW_MAX: u32 = 10;
+
+/// Largest block document that is read.
+pub const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
+
+/// Frames that wait for one publish connection on either side; credit bounds their bytes.
+pub const PUBLISH_FRAMES_QUEUED_MAX: usize = 1_024;
+
+/// Commands that wait for the poll thread of a source.
+pub const SOURCE_COMMANDS_QUEUED_MAX: usize = 4_096;
+
+/// Happenings of a source that wait for the driver; each holds at most one fetch.
+pub const SOURCE_HAPPENINGS_QUEUED_MAX: usize = 64;
