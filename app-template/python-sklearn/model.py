@@ -5,6 +5,7 @@
 The data set (569 biopsies of breast tissue, benign or malignant) ships inside scikit-learn.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -61,8 +62,8 @@ def train():
 
 
 def save(model):
-    """Writes beside the file, then renames: a reader never sees half a model."""
-    draft = FILE.with_suffix(".draft")
+    """Writes a draft, then renames it: who loads at this moment never sees half a model."""
+    draft = FILE.with_suffix(f".{os.getpid()}.draft")
     joblib.dump(model, draft)
     draft.replace(FILE)
 
