@@ -8,6 +8,7 @@ puts it aside instead of trying it again.
 """
 
 import asyncio
+import gc
 import os
 
 import msgspec
@@ -176,6 +177,10 @@ app = Starlette(
 )
 
 if __name__ == "__main__":
+    # What is loaded by now stays: without this, the garbage collector walks through all of
+    # scikit-learn again and again, and requests wait 50 ms for it.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
         app,
         host=os.environ.get("HOST", "127.0.0.1"),
