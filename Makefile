@@ -1,0 +1,42 @@
+# The only command list, for people and for CI. `make` alone shows it.
+#
+# Every target sets up what it needs (integration-tests/bed/prerequisites.sh), so that a fresh
+# Debian or Ubuntu with git, make and a stable Rust toolchain is enough.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+bed := integration-tests/bed
+# What `cargo build` makes, wherever the target folder is.
+bin := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help
+help: ## show this list
+	@echo "make <target>, where target is one of"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+	@echo "TIERS=\"core broker\" make test runs only these tiers"
+
+.PHONY: build
+build: ## the binaries, in target/debug: millrace, millrace-input, millrace-output
+	@$(bed)/prerequisites.sh build
+	cargo build -p millrace-cli -p millrace-input -p millrace-output
+
+.PHONY: test
+test: ## everything: lints, unit tests, laws, simulation, conformance, stories, real Kafka
+	@$(bed)/tiers.sh $(TIERS)
+
+.PHONY: check
+check: ## formatting and clippy, warnings are errors
+	@$(bed)/tiers.sh lints
+
+.PHONY: test-kafka
+test-kafka: ## conformance and stories on a real Apache Kafka (needs Java and Maven, or installs them)
+	@CI=1 $(bed)/tiers.sh kafka
+
+.PHONY: clean
+clean: ## removes what was built and what tests left behind
+	-@$(bed)/kafka.sh wipe
+	cargo clean
+	rm -rf test-artifacts .millrace app-template/*/.venv app-template/*/.millrace
