@@ -1,4 +1,304 @@
-//! The input proxy's machine: ledger, lanes, batcher, window, retries, breaker, lease, doubt
-//! and the link to the output, composed.
+//! The input proxy's machine: ledger, lanes, batcher, window, retries, breaker, lease, doubt and
+//! the link to the output, composed.
+//!
+//! Feed every [`Input`] in the order it happened; start every [`Effect`] in the order given.
+//! Each call also handles what is due by `now`; [`Intake::deadline`] says when to wake.
+//!
+//! Invariant: nothing is dispatched before position and token are read (D-G3, R2).
+//! Invariant: stored, then terminal, then committed (architecture invariant 6).
+//! Invariant: commit and revocation of a partition exclude each other (R4b).
+//! Invariant: every event that was taken is accounted for (D-V1).
 
+mod answers;
+mod commits;
+mod dispatch;
+mod flow;
 pub mod io;
+mod partitions;
+mod publishing;
+pub mod settings;
+pub mod state;
+mod tenure;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use self::io::{CallId, CommitId, Effect, Input, Membership, Operator};
+pub use self::settings::Settings;
+use self::tenure::{Counters, EventRef, Place, Tenure, TenureId, Work};
+use crate::breaker::Breaker;
+use crate::position::Partition;
+use crate::time::Time;
+use crate::window::Window;
+
+/// The machine.
+#[derive(Debug)]
+pub struct Intake {
+    settings: Settings,
+    seed: u64,
+    random: Random,
+    membership: Option<Membership>,
+    tenures: BTreeMap<TenureId, Tenure>,
+    by_partition: BTreeMap<Partition, TenureId>,
+    tenures_opened: TenureId,
+    /// Counters of partitions that we do not own at the moment.
+    former: BTreeMap<Partition, Counters>,
+
+    window: Window,
+    breaker: Breaker,
+    app: App,
+    calls: BTreeMap<CallId, OpenCall>,
+    calls_made: u64,
+    /// Halves of batches that were too large; they go before anything else (A-B2).
+    halves: VecDeque<Vec<EventRef>>,
+    /// Events that were at the app at two crashes; while there are any, they go alone (D-B6).
+    suspects: BTreeSet<EventRef>,
+    retries: BinaryHeap<Reverse<(Duration, EventRef)>>,
+    /// Since when events wait that could be sent.
+    waiting_since: Option<Time>,
+    /// The tenure that is served first in the next call.
+    cursor: TenureId,
+    malformed_in_a_row: u32,
+    /// The app asked for quiet (D-B5).
+    quiet_until: Option<Time>,
+
+    link: publishing::LinkState,
+    commits: commits::Commits,
+    revocation: Option<commits::Revocation>,
+    /// The client is being destroyed and made anew (R4c).
+    rejoining: bool,
+
+    in_flight_bytes: usize,
+    over_bounds: bool,
+    operator_paused: bool,
+    drain: Option<Drain>,
+    tally: state::Tally,
+    next_wake: Option<Time>,
+}
+
+/// What is known about the app.
+#[derive(Debug)]
+enum App {
+    Reachable,
+    /// Not reached; asked again at this time, or the question is out if `None`.
+    Unreachable { ask_at: Option<Time> },
+}
+
+/// A call that the app has not answered.
+#[derive(Debug)]
+struct OpenCall {
+    events: Vec<EventRef>,
+    sent: Time,
+    probe: bool,
+}
+
+#[derive(Debug)]
+struct Drain {
+    deadline: Time,
+    stopped: bool,
+}
+
+impl Intake {
+    /// A machine that owns nothing yet. The seed decides jitter and lane hashes.
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            seed,
+            membership: None,
+            tenures: BTreeMap::new(),
+            by_partition: BTreeMap::new(),
+            tenures_opened: 0,
+            former: BTreeMap::new(),
+            window: Window::new(settings.concurrency),
+            breaker: Breaker::new(settings.breaker),
+            app: App::Reachable,
+            calls: BTreeMap::new(),
+            calls_made: 0,
+            halves: VecDeque::new(),
+            suspects: BTreeSet::new(),
+            retries: BinaryHeap::new(),
+            waiting_since: None,
+            cursor: 0,
+            malformed_in_a_row: 0,
+            quiet_until: None,
+            link: publishing::LinkState::default(),
+            commits: commits::Commits::default(),
+            revocation: None,
+            rejoining: false,
+            in_flight_bytes: 0,
+            over_bounds: false,
+            operator_paused: false,
+            drain: None,
+            tally: state::Tally::default(),
+            next_wake: None,
+            settings,
+        }
+    }
+
+    /// Takes one input and everything that is due by `now`.
+    pub fn on(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Assigned {
+                partitions,
+                membership,
+            } => self.assigned(partitions, membership, effects),
+            Input::Revoking(partitions) => self.revoking(partitions, now, effects),
+            Input::Lost(partitions) => self.lost(&partitions, effects),
+            Input::TokensRead { partition, read } => self.tokens_read(&partition, read, now, effects),
+            Input::Fetched { batches } => batches.into_iter().for_each(|b| self.fetched(b, now)),
+            Input::OutOfRange {
+                partition,
+                log_start,
+                log_end,
+            } => self.out_of_range(&partition, log_start, log_end, effects),
+            Input::Answered(answers) => {
+                for (call, outcome) in answers {
+                    self.answered(call, outcome, now, effects);
+                }
+            }
+            Input::AppProbed { ready } => self.app_probed(ready, now, effects),
+            Input::Link(link) => self.link_changed(link, now, effects),
+            Input::Replies(replies) => {
+                for reply in replies {
+                    self.replied(reply, now, effects);
+                }
+            }
+            Input::Committed { commit, outcome } => self.committed(commit, outcome, now, effects),
+            Input::Rejoined => self.rejoining = false,
+            Input::Operator(operator) => self.operated(operator, now),
+            Input::Drain { deadline } => {
+                self.drain.get_or_insert(Drain {
+                    deadline,
+                    stopped: false,
+                });
+            }
+            Input::Tick => {}
+        }
+        self.turn(now, effects);
+    }
+
+    /// When to call [`Self::on`] with [`Input::Tick`] at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        self.next_wake
+    }
+
+    /// Does everything that is due, in the order in which one thing enables the next.
+    fn turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.wake_retries(now, effects);
+        self.ask_app(now, effects);
+        self.read_again(now, effects);
+        self.dispatch(now, effects);
+        self.publish(now, effects);
+        self.commit_what_is_due(now, effects);
+        self.advance_revocation(now, effects);
+        self.regulate(effects);
+        self.advance_drain(now, effects);
+        self.next_wake = self.earliest(now);
+    }
+
+    /// The earliest moment at which time alone changes something.
+    fn earliest(&self, now: Time) -> Option<Time> {
+        let retry = self.retries.peek().map(|Reverse((at, _))| *at);
+        let drain = self.drain.as_ref().filter(|d| !d.stopped).map(|d| d.deadline.boot);
+        [
+            retry,
+            drain,
+            self.next_dispatch(now),
+            self.next_question(),
+            self.next_publish(),
+            self.next_commit(),
+            self.next_read(),
+            self.revocation.as_ref().and_then(commits::Revocation::wake),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|boot| now.plus(boot.saturating_sub(now.boot)))
+    }
+
+    fn operated(&mut self, operator: Operator, now: Time) {
+        match operator {
+            Operator::Pause => self.operator_paused = true,
+            Operator::Resume {
+                storm_guard_off_until,
+            } => {
+                self.operator_paused = false;
+                self.breaker.resume(storm_guard_off_until);
+                self.retry_blocked(now);
+            }
+            Operator::Skip {
+                partition,
+                position,
+                reason,
+            } => self.skip(&partition, position, reason, now),
+        }
+    }
+
+    /// Blocked events get another attempt.
+    fn retry_blocked(&mut self, now: Time) {
+        for (id, tenure) in &mut self.tenures {
+            let blocked: Vec<_> = tenure
+                .ledger
+                .iter()
+                .filter(|(.., work)| work.place == Place::Blocked)
+                .map(|(number, ..)| number)
+                .collect();
+            for number in blocked {
+                let work = tenure.ledger.get_mut(number).expect("it was just listed");
+                work.place = Place::Backoff;
+                work.attempts.counted = 0;
+                let event = EventRef { tenure: *id, number };
+                self.retries.push(Reverse((now.boot, event)));
+            }
+        }
+    }
+
+    /// Marks one event to be dead-lettered when its turn comes; at once if it is held back.
+    fn skip(&mut self, partition: &Partition, position: crate::position::Position, reason: String, now: Time) {
+        let Some(&id) = self.by_partition.get(partition) else {
+            return;
+        };
+        let tenure = self.tenures.get_mut(&id).expect("by_partition names tenures");
+        let Some(number) = tenure.ledger.find(position) else {
+            return;
+        };
+        let work = tenure.ledger.get_mut(number).expect("it was just found");
+        work.skip = Some(reason);
+        if matches!(work.place, Place::Backoff | Place::Blocked) {
+            work.place = Place::Backoff;
+            self.retries.push(Reverse((now.boot, EventRef { tenure: id, number })));
+        }
+    }
+
+    fn work(&mut self, event: EventRef) -> Option<&mut Work> {
+        self.tenures.get_mut(&event.tenure)?.ledger.get_mut(event.number)
+    }
+
+    fn next_call_id(&mut self) -> CallId {
+        self.calls_made += 1;
+        CallId(self.calls_made)
+    }
+}
+
+/// SplitMix64: jitter needs no more.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    /// In 0..1.
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Names commits in the order in which they were cut.
+impl CommitId {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}

@@ -12,7 +12,23 @@ pub mod time;
 
 pub mod limits;
 
+pub mod rules;
+
+pub mod ledger;
+
+pub mod lanes;
+
+pub mod batcher;
+
+pub mod window;
+
 pub mod outcome;
+
+pub mod fate;
+
+pub mod breaker;
+
+pub mod lease;
 
 pub mod identity;
 
@@ -21,3 +37,5 @@ pub mod token;
 pub mod intake;
 
 pub mod contract;
+
+pub mod store;

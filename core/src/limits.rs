@@ -41,6 +41,9 @@ pub const DEAD_LETTER_MESSAGE_BYTES_MAX: usize = 1 << 10;
 /// Bytes of an error body in a dead letter (D-D1).
 pub const DEAD_LETTER_BODY_BYTES_MAX: usize = 4 << 10;
 
+/// Bytes of the value that a truncated dead letter keeps (D-D5, `deadLetter.oversized: Truncate`).
+pub const DEAD_LETTER_TRUNCATED_VALUE_BYTES: usize = 64 << 10;
+
 /// Earlier dead-letterings that `millrace-dlq-prev` lists (D-D1).
 pub const DEAD_LETTER_PREVIOUS_MAX: usize = 8;
 
@@ -60,4 +63,19 @@ pub const PUBLISH_FRAMES_QUEUED_MAX: usize = 1_024;
 pub const SOURCE_COMMANDS_QUEUED_MAX: usize = 4_096;
 
 /// Happenings of a source that wait for the driver; each holds at most one fetch.
-pub const SOURCE_HAPPENINGS_QUEUED_MAX: usize = 64;
+pub const SOURCE_HAPPENINGS_QUEUED_MAX: usize = 4;
+
+/// Bytes of a train: records of one lane that enter the producer together. Well below a produce
+/// batch (1,000,000 bytes), so that they are stored or expire together (P-3).
+pub const TRAIN_BYTES_MAX: usize = 256 << 10;
+
+/// Records of a train.
+pub const TRAIN_RECORDS_MAX: usize = 1_000;
+
+/// Topics beside the configured ones that apps may name during one life of the output; each
+/// has counters.
+pub const NAMED_TOPICS_MAX: usize = 1_000;
+
+/// Events whose stored records the output remembers after a partial failure, so that only the
+/// failed ones are sent again (D-O2). Beyond it events are sent again as a whole.
+pub const PARTLY_STORED_MAX: usize = 1_024;

@@ -1,0 +1,453 @@
+//! Commits, leases, revocation and doubt.
+//!
+//! Invariant: one commit is outstanding; its end is known only from its own callback or from the
+//! destruction of the client (R4c).
+//! Invariant: a partition is let go only after every commit that touches it has ended, and none
+//! follows (R4b).
+
+use std::time::Duration;
+
+use super::io::{Commit, CommitId, CommitOutcome, Effect, Fact};
+use super::publishing;
+use super::tenure::{Phase, TenureId};
+use super::Intake;
+use crate::contract::publish::{Request, Revoked};
+use crate::position::{Partition, Position};
+use crate::rules::Rule;
+use crate::time::Time;
+
+/// Refused commits in a row before somebody is told (D-W3), and before the client is made anew
+/// when it is the membership that is refused (D-G6).
+const FAILURES_MAX: u32 = 3;
+
+/// What is known about commits.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    last: CommitId,
+    open: Option<OpenCommit>,
+    /// When the last one was cut.
+    cut_at: Option<Time>,
+    /// A refused one is repeated then.
+    again_at: Option<Time>,
+    /// Refusals of the membership in a row.
+    not_owner: u32,
+    pub(super) done: u64,
+    pub(super) retriable: u64,
+    pub(super) fenced: u64,
+}
+
+#[derive(Debug)]
+struct OpenCommit {
+    id: CommitId,
+    sent: Time,
+    generation: i32,
+    /// What was committed, and how many terminal events it covered.
+    offsets: Vec<(TenureId, Position, u64)>,
+}
+
+/// Partitions that the group wants back (D-G4).
+#[derive(Debug)]
+pub(super) struct Revocation {
+    partitions: Vec<Partition>,
+    tenures: Vec<TenureId>,
+    started: Time,
+    deadline: Time,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Waiting for the acks of results already sent.
+    Draining,
+    /// The last commit is out.
+    Committing(CommitId),
+    /// The last commit was refused for now.
+    Again { at: Time, times: u32 },
+}
+
+impl Revocation {
+    pub(super) fn wake(&self) -> Option<Duration> {
+        match &self.step {
+            Step::Draining => Some(self.deadline.boot),
+            Step::Committing(_) => None,
+            Step::Again { at, .. } => Some(at.boot),
+        }
+    }
+}
+
+impl Intake {
+    /// Cuts a commit if one is due and none is out.
+    pub(super) fn commit_what_is_due(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let waits = self.commits.again_at.is_some_and(|at| now.boot < at.boot);
+        if self.commits.open.is_some() || self.rejoining || waits {
+            return;
+        }
+        let due = self.tenures.values().any(|tenure| self.commit_due(tenure).is_some_and(|at| now.boot >= at));
+        if due {
+            let live = |tenure: &super::Tenure| tenure.is_live();
+            self.cut_commit(live, now, effects);
+        }
+    }
+
+    pub(super) fn next_commit(&self) -> Option<Duration> {
+        if self.commits.open.is_some() || self.rejoining {
+            return None;
+        }
+        let due = self.tenures.values().filter_map(|tenure| self.commit_due(tenure)).min()?;
+        Some(self.commits.again_at.map_or(due, |again| again.boot.max(due)))
+    }
+
+    /// When the next commit of this partition is due.
+    fn commit_due(&self, tenure: &super::Tenure) -> Option<Duration> {
+        if !tenure.is_live() || self.doubted(tenure) {
+            return None;
+        }
+        let Some(renewal) = tenure.lease.renewal_due() else {
+            return Some(Duration::ZERO);
+        };
+        let stuck = tenure.beyond_window && tenure.ledger.watermark() > tenure.committed;
+        let many = tenure.since_commit >= self.settings.commit_records;
+        if stuck || many {
+            return Some(Duration::ZERO);
+        }
+        let interval = self
+            .commits
+            .cut_at
+            .map_or(Duration::ZERO, |cut| cut.boot + self.settings.commit_interval);
+        Some(if tenure.is_dirty() { interval.min(renewal) } else { renewal })
+    }
+
+    fn doubted(&self, tenure: &super::Tenure) -> bool {
+        tenure.in_doubt && self.settings.rules.hold(Rule::Doubt)
+    }
+
+    fn cut_commit(
+        &mut self,
+        which: impl Fn(&super::Tenure) -> bool,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<CommitId> {
+        let membership = self.membership?;
+        let mut offsets = Vec::new();
+        let mut covered = Vec::new();
+        for (id, tenure) in &self.tenures {
+            if !which(tenure) || self.doubted(tenure) {
+                continue;
+            }
+            if let Some(committed) = tenure.commit(membership.generation, Some(membership.member)) {
+                covered.push((*id, committed.position, tenure.since_commit));
+                offsets.push((tenure.partition.clone(), committed));
+            }
+        }
+        if offsets.is_empty() {
+            return None;
+        }
+        let id = self.commits.last.next();
+        self.commits.last = id;
+        self.commits.cut_at = Some(now);
+        self.commits.again_at = None;
+        self.commits.open = Some(OpenCommit {
+            id,
+            sent: now,
+            generation: membership.generation,
+            offsets: covered,
+        });
+        effects.push(Effect::Commit(Commit { id, offsets }));
+        Some(id)
+    }
+
+    pub(super) fn committed(
+        &mut self,
+        id: CommitId,
+        outcome: CommitOutcome,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(open) = self.commits.open.take_if(|open| open.id == id) else {
+            return;
+        };
+        match outcome {
+            CommitOutcome::Done => self.commit_done(&open, now, effects),
+            CommitOutcome::Retriable(message) => {
+                self.commits.retriable += 1;
+                self.commits.again_at = Some(now.plus(self.settings.commit_interval));
+                self.commit_refused(&open, message, effects);
+            }
+            CommitOutcome::NotOwner(message) => {
+                self.commits.fenced += 1;
+                self.commits.not_owner += 1;
+                self.commits.again_at = Some(now.plus(self.settings.commit_interval));
+                for (tenure, ..) in &open.offsets {
+                    if let Some(tenure) = self.tenures.get_mut(tenure) {
+                        tenure.lease.clear();
+                    }
+                }
+                if self.commits.not_owner >= FAILURES_MAX {
+                    self.rejoin(format!("the group refuses our commits: {message}"), effects);
+                }
+            }
+            CommitOutcome::Unknown(message) => {
+                for (tenure, ..) in &open.offsets {
+                    if let Some(tenure) = self.tenures.get_mut(tenure) {
+                        tenure.in_doubt = true;
+                    }
+                }
+                if self.settings.rules.hold(Rule::Doubt) {
+                    self.rejoin(format!("a commit ended unknown: {message}"), effects);
+                }
+            }
+        }
+        self.revocation_commit_ended(id, now);
+    }
+
+    fn commit_done(&mut self, open: &OpenCommit, now: Time, effects: &mut Vec<Effect>) {
+        self.commits.done += 1;
+        self.commits.not_owner = 0;
+        let mut leased = Vec::new();
+        let mut until = None;
+        for (id, position, covered) in &open.offsets {
+            let Some(tenure) = self.tenures.get_mut(id) else {
+                continue;
+            };
+            tenure.committed = *position;
+            tenure.since_commit = tenure.since_commit.saturating_sub(*covered);
+            tenure.commit_failures = 0;
+            tenure.beyond_window = false;
+            if tenure.is_live() {
+                tenure.lease.renew(open.sent);
+                tenure.lease_generation = open.generation;
+                until = tenure.lease.until();
+                leased.push(tenure.partition.clone());
+            }
+        }
+        if self.tenures.values().any(|tenure| tenure.lanes.ready() > 0) {
+            self.waiting_since.get_or_insert(now);
+        }
+        if let Some(until) = until.filter(|_| self.link.is_up()) {
+            let lease = publishing::lease(open.generation, until, leased);
+            effects.push(publishing::frame(&lease));
+        }
+    }
+
+    fn commit_refused(&mut self, open: &OpenCommit, message: String, effects: &mut Vec<Effect>) {
+        let mut times = 0;
+        for (id, ..) in &open.offsets {
+            if let Some(tenure) = self.tenures.get_mut(id) {
+                tenure.commit_failures += 1;
+                times = times.max(tenure.commit_failures);
+            }
+        }
+        if times == FAILURES_MAX {
+            effects.push(Effect::Report(Fact::CommitsFail { times, message }));
+        }
+    }
+
+    /// Step (a) of D-G4: no more dispatch, no more lease; what was sent is awaited.
+    pub(super) fn revoking(&mut self, partitions: Vec<Partition>, now: Time, effects: &mut Vec<Effect>) {
+        assert!(self.revocation.is_none(), "one rebalance at a time");
+        let tenures: Vec<_> = partitions.iter().filter_map(|p| self.by_partition.get(p).copied()).collect();
+        for id in &tenures {
+            let tenure = self.tenures.get_mut(id).expect("by_partition names tenures");
+            tenure.lease.clear();
+            if let Phase::Live { token, topic } = &tenure.phase {
+                tenure.phase = Phase::Revoking {
+                    token: token.clone(),
+                    topic: *topic,
+                };
+            }
+        }
+        self.stop_producing(partitions.clone(), effects);
+        if !self.settings.rules.hold(Rule::RevokeExclusion) {
+            effects.push(Effect::Unassign(partitions.clone()));
+        }
+        self.revocation = Some(Revocation {
+            partitions,
+            tenures,
+            started: now,
+            deadline: now.plus(self.settings.drain_revoke),
+            step: Step::Draining,
+        });
+    }
+
+    /// Steps (b) to (e) of D-G4.
+    pub(super) fn advance_revocation(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let Some(revocation) = &self.revocation else {
+            return;
+        };
+        if self.rejoining || self.commits.open.is_some() {
+            return;
+        }
+        let mine = |id: &TenureId| self.tenures.get(id);
+        let at_output = revocation.tenures.iter().filter_map(mine).any(|t| t.at_output > 0);
+        let dirty = revocation.tenures.iter().filter_map(mine).any(super::Tenure::is_dirty);
+        let commit = match revocation.step {
+            Step::Draining if at_output && now.boot < revocation.deadline.boot => return,
+            Step::Again { at, .. } if now.boot < at.boot => return,
+            Step::Draining | Step::Again { .. } => dirty,
+            // Its end is handled in `revocation_commit_ended`.
+            Step::Committing(_) => false,
+        };
+        if commit {
+            let tenures = revocation.tenures.clone();
+            let which = |tenure: &super::Tenure| matches!(tenure.phase, Phase::Revoking { .. });
+            if let Some(id) = self.cut_commit(which, now, effects) {
+                let revocation = self.revocation.as_mut().expect("it was just there");
+                debug_assert_eq!(tenures, revocation.tenures);
+                revocation.step = Step::Committing(id);
+                return;
+            }
+        }
+        let revocation = self.revocation.take().expect("it was just there");
+        self.tally.revoke_drain.record(now.since(revocation.started));
+        for id in &revocation.tenures {
+            if let Some((partition, unfinished)) = self.close(*id, |counters, n| counters.stale_revoked += n) {
+                effects.push(Effect::Report(Fact::Released { partition, unfinished }));
+            }
+        }
+        if self.settings.rules.hold(Rule::RevokeExclusion) {
+            effects.push(Effect::Unassign(revocation.partitions));
+        }
+    }
+
+    fn revocation_commit_ended(&mut self, ended: CommitId, now: Time) {
+        let Some(revocation) = &mut self.revocation else {
+            return;
+        };
+        let dirty = revocation
+            .tenures
+            .iter()
+            .filter_map(|id| self.tenures.get(id))
+            .any(|tenure| tenure.is_dirty() && tenure.commit_failures > 0);
+        if let Step::Committing(id) = revocation.step
+            && id == ended
+            && dirty
+        {
+            let times = match revocation.step {
+                Step::Again { times, .. } => times + 1,
+                Step::Draining | Step::Committing(_) => 1,
+            };
+            if times <= FAILURES_MAX && now.boot < revocation.deadline.boot {
+                revocation.step = Step::Again {
+                    at: now.plus(self.settings.commit_interval),
+                    times,
+                };
+            }
+        }
+    }
+
+    /// The group gave these away already (D-G5).
+    pub(super) fn lost(&mut self, partitions: &[Partition], effects: &mut Vec<Effect>) {
+        let ids: Vec<_> = partitions.iter().filter_map(|p| self.by_partition.get(p).copied()).collect();
+        let open = self
+            .commits
+            .open
+            .as_ref()
+            .is_some_and(|open| open.offsets.iter().any(|(id, ..)| ids.contains(id)));
+        self.stop_producing(partitions.to_vec(), effects);
+        self.lose(&ids, effects);
+        if let Some(revocation) = &mut self.revocation {
+            revocation.tenures.retain(|id| !ids.contains(id));
+            revocation.partitions.retain(|p| !partitions.contains(p));
+            if revocation.partitions.is_empty() {
+                self.revocation = None;
+            }
+        }
+        if open {
+            self.rejoin("partitions were lost while a commit was open".into(), effects);
+        }
+    }
+
+    /// Destroys the client: all partitions are gone until it has joined again (R4c).
+    fn rejoin(&mut self, reason: String, effects: &mut Vec<Effect>) {
+        if self.rejoining {
+            return;
+        }
+        self.rejoining = true;
+        let partitions: Vec<_> = self.by_partition.keys().cloned().collect();
+        self.stop_producing(partitions, effects);
+        let ids: Vec<_> = self.tenures.keys().copied().collect();
+        self.lose(&ids, effects);
+        self.revocation = None;
+        self.commits.open = None;
+        self.commits.not_owner = 0;
+        self.commits.again_at = None;
+        effects.push(Effect::Report(Fact::Rejoining { reason }));
+        effects.push(Effect::Rejoin);
+    }
+
+    fn lose(&mut self, ids: &[TenureId], effects: &mut Vec<Effect>) {
+        for id in ids {
+            if let Some((partition, unfinished)) = self.close(*id, |counters, n| counters.stale_lost += n) {
+                effects.push(Effect::Report(Fact::Lost { partition, unfinished }));
+            }
+        }
+    }
+
+    /// Tells the output that live records of these partitions must not leave any more.
+    fn stop_producing(&self, partitions: Vec<Partition>, effects: &mut Vec<Effect>) {
+        if let Some(membership) = self.membership.filter(|_| self.link.is_up() && !partitions.is_empty()) {
+            effects.push(publishing::frame(&Request::Revoked(Revoked {
+                generation: membership.generation,
+                partitions,
+            })));
+        }
+    }
+
+    /// Ends a tenure; what is unfinished is counted as stale and read again by the next owner.
+    fn close(
+        &mut self,
+        id: TenureId,
+        count: impl FnOnce(&mut super::Counters, u64),
+    ) -> Option<(Partition, u64)> {
+        let mut tenure = self.tenures.remove(&id)?;
+        self.by_partition.remove(&tenure.partition);
+        self.suspects.retain(|event| event.tenure != id);
+        let unfinished = tenure.ledger.in_flight() as u64;
+        let bytes: usize = tenure.ledger.iter().map(|(.., work)| work.event.bytes()).sum();
+        self.in_flight_bytes -= bytes;
+        if self.settings.rules.hold(Rule::Conservation) {
+            count(&mut tenure.counters, unfinished);
+        }
+        let partition = tenure.partition;
+        self.former.insert(partition.clone(), tenure.counters);
+        Some((partition, unfinished))
+    }
+
+    /// Lets everything open end, commits, and stops (D-S4, D-S5).
+    pub(super) fn advance_drain(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let Some(drain) = &self.drain else {
+            return;
+        };
+        if drain.stopped || self.revocation.is_some() {
+            return;
+        }
+        let late = now.boot >= drain.deadline.boot;
+        let open = !self.calls.is_empty()
+            || self.tenures.values().any(|t| t.has_unsent() || t.at_output > 0);
+        if !late {
+            if open || self.commits.open.is_some() || self.rejoining {
+                return;
+            }
+            let unsaved = |tenure: &super::Tenure| tenure.is_live() && tenure.is_dirty();
+            let waits = self.commits.again_at.is_some_and(|at| now.boot < at.boot);
+            if self.tenures.values().any(unsaved) {
+                if !waits {
+                    self.cut_commit(unsaved, now, effects);
+                }
+                return;
+            }
+        }
+        let ids: Vec<_> = self.tenures.keys().copied().collect();
+        for id in ids {
+            self.close(id, |counters, n| counters.stale_stop += n);
+        }
+        self.drain.as_mut().expect("it was just there").stopped = true;
+        effects.push(Effect::Stop);
+    }
+}
+
+impl Default for CommitId {
+    fn default() -> Self {
+        Self(0)
+    }
+}

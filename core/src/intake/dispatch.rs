@@ -1,0 +1,356 @@
+//! What goes to the app, and when: window, breaker, suspects, batches.
+//!
+//! Invariant: nothing is dispatched at or beyond committed + window (R5, D-W9).
+//! Invariant: while events are suspected of crashing the app, one event at a time goes (D-B6).
+
+use std::time::Duration;
+
+use super::io::{Call, Called, Effect, Fact};
+use super::tenure::{EventRef, Letter, Place, TenureId};
+use super::{App, Intake, OpenCall};
+use crate::batcher::{self, Cut, Waiting};
+use crate::breaker::Gate;
+use crate::contract::result::{Reason, Stage};
+use crate::fate::Oversized;
+use crate::lanes::LaneId;
+use crate::rules::Rule;
+use crate::time::Time;
+use crate::token::Stamp;
+
+/// An app that was not reached is asked again after this long (class `infra`).
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a call is being filled with.
+#[derive(Default)]
+struct Draft {
+    events: Vec<EventRef>,
+    bytes: usize,
+}
+
+impl Intake {
+    /// Opens as many calls as may be open.
+    pub(super) fn dispatch(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        while self.may_call(now) {
+            let probe = matches!(self.breaker.gate(now), Gate::Probe(_));
+            let Some(events) = self.next_call(probe, now, effects) else {
+                return;
+            };
+            self.call(events, probe, now, effects);
+        }
+    }
+
+    /// When time alone lets a call go.
+    pub(super) fn next_dispatch(&self, now: Time) -> Option<Duration> {
+        if self.drain.is_some() || self.operator_paused {
+            return None;
+        }
+        if let Some(quiet) = self.quiet_until.filter(|quiet| quiet.boot > now.boot) {
+            return Some(quiet.boot);
+        }
+        if let Gate::Open(_, probe_at) = self.breaker.gate(now) {
+            return probe_at.map(|at| at.boot);
+        }
+        if !self.window.has_room() {
+            return None;
+        }
+        let since = self.waiting_since?;
+        match batcher::cut(&self.settings.batch, self.waiting(since), now) {
+            Cut::At(due) => Some(due.boot),
+            Cut::Now | Cut::Nothing => None,
+        }
+    }
+
+    fn may_call(&self, now: Time) -> bool {
+        if self.drain.is_some()
+            || self.operator_paused
+            || self.rejoining
+            || matches!(self.app, App::Unreachable { .. })
+            || self.quiet_until.is_some_and(|quiet| now.boot < quiet.boot)
+        {
+            return false;
+        }
+        match self.breaker.gate(now) {
+            Gate::Closed if self.suspects.is_empty() => self.window.has_room(),
+            Gate::Closed | Gate::Probe(_) => self.window.open() == 0,
+            Gate::Open(..) => false,
+        }
+    }
+
+    /// The events of the next call, in lane order; `None` if nothing is to be sent now.
+    fn next_call(&mut self, probe: bool, now: Time, effects: &mut Vec<Effect>) -> Option<Vec<EventRef>> {
+        while let Some(event) = self.suspects.first().copied() {
+            let may_send = self.may_send(event.tenure, now);
+            let Some(work) = self.work(event) else {
+                self.suspects.remove(&event);
+                continue;
+            };
+            if !may_send {
+                return None;
+            }
+            work.place = Place::AtApp;
+            self.suspects.remove(&event);
+            return Some(vec![event]);
+        }
+        while let Some(half) = self.halves.pop_front() {
+            let half: Vec<_> = half.into_iter().filter(|e| self.work(*e).is_some()).collect();
+            if !half.is_empty() {
+                return Some(half);
+            }
+        }
+        let since = self.waiting_since?;
+        let cut = batcher::cut(&self.settings.batch, self.waiting(since), now);
+        match cut {
+            Cut::Nothing => {
+                self.waiting_since = None;
+                return None;
+            }
+            Cut::At(_) if !probe => return None,
+            Cut::At(_) | Cut::Now => {}
+        }
+        let draft = self.fill(probe, now, effects);
+        self.waiting_since = (self.sendable() > 0).then_some(now);
+        (!draft.events.is_empty()).then_some(draft.events)
+    }
+
+    fn waiting(&self, since: Time) -> Waiting {
+        Waiting {
+            events: self.sendable(),
+            since,
+            open_calls: self.window.open(),
+        }
+    }
+
+    /// Events that the lanes would give now.
+    fn sendable(&self) -> usize {
+        self.tenures
+            .values()
+            .filter(|tenure| tenure.is_live() && !tenure.beyond_window)
+            .map(|tenure| tenure.lanes.ready())
+            .sum()
+    }
+
+    fn may_send(&self, tenure: TenureId, now: Time) -> bool {
+        let lease_needed = self.settings.rules.hold(Rule::Lease);
+        self.tenures
+            .get(&tenure)
+            .is_some_and(|t| t.is_live() && (!lease_needed || t.lease.holds(now)))
+    }
+
+    /// Takes events from the partitions in turn until the call is full.
+    fn fill(&mut self, probe: bool, now: Time, effects: &mut Vec<Effect>) -> Draft {
+        let mut draft = Draft::default();
+        let records_max = if probe { 1 } else { self.settings.batch.records_max };
+        let start = self.cursor;
+        let ids: Vec<TenureId> = self
+            .tenures
+            .range(start..)
+            .chain(self.tenures.range(..start))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if !self.may_send(id, now) {
+                continue;
+            }
+            self.cursor = id + 1;
+            while draft.events.len() < records_max {
+                if !self.take_one(id, records_max, &mut draft, now, effects) {
+                    break;
+                }
+            }
+            if draft.events.len() >= records_max || draft.bytes >= self.settings.batch.bytes_max {
+                break;
+            }
+        }
+        draft
+    }
+
+    /// Moves the next event of a partition, and what may follow it in its lane, into the call.
+    /// False if the partition gives nothing more or the call is full.
+    fn take_one(
+        &mut self,
+        id: TenureId,
+        records_max: usize,
+        draft: &mut Draft,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let tenure = self.tenures.get_mut(&id).expect("the caller iterates over tenures");
+        if tenure.beyond_window {
+            return false;
+        }
+        let Some((lane, first)) = tenure.lanes.take() else {
+            return false;
+        };
+        match self.admit(EventRef { tenure: id, number: first }, draft, now) {
+            Admission::Taken => {}
+            Admission::Refused => {
+                let tenure = self.tenures.get_mut(&id).expect("it was just there");
+                tenure.lanes.put_back(lane, first);
+                return false;
+            }
+            Admission::Dead(letter) => {
+                self.dead_letter_unsent(EventRef { tenure: id, number: first }, letter, now, effects);
+                return true;
+            }
+        }
+        if !self.settings.rules.hold(Rule::LaneExclusion) {
+            let tenure = self.tenures.get_mut(&id).expect("it was just there");
+            tenure.lanes.release(lane);
+            return true;
+        }
+        let mut taken = 1;
+        while lane != LaneId::NONE
+            && taken < self.settings.batch.per_lane_max
+            && draft.events.len() < records_max
+        {
+            let tenure = self.tenures.get_mut(&id).expect("it was just there");
+            let Some(number) = tenure.lanes.take_more(lane) else {
+                break;
+            };
+            match self.admit(EventRef { tenure: id, number }, draft, now) {
+                Admission::Taken => taken += 1,
+                // It is decided when its turn comes as the first of its lane.
+                Admission::Refused | Admission::Dead(_) => {
+                    let tenure = self.tenures.get_mut(&id).expect("it was just there");
+                    tenure.lanes.queue_front(lane, number);
+                    break;
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether an event that its lane gave may join the call.
+    fn admit(&mut self, event: EventRef, draft: &mut Draft, now: Time) -> Admission {
+        let batch = self.settings.batch;
+        let window = self.settings.rules.hold(Rule::Window).then_some(self.settings.window);
+        let tenure = self.tenures.get_mut(&event.tenure).expect("its lane was just asked");
+        let limit = window.map(|window| tenure.committed.plus(window));
+        let work = tenure.ledger.get_mut(event.number).expect("lanes hold events in flight");
+        let bytes = work.event.bytes();
+        if limit.is_some_and(|limit| work.event.position() >= limit) {
+            tenure.beyond_window = true;
+            return Admission::Refused;
+        }
+        if !draft.events.is_empty() && draft.bytes + bytes > batch.bytes_max {
+            draft.bytes = batch.bytes_max;
+            return Admission::Refused;
+        }
+        if let Some(reason) = work.skip.take() {
+            return Admission::Dead(Letter::of(Reason::Permanent, Stage::Input, "SKIPPED", reason));
+        }
+        if EventRef::expired(work, self.settings.ttl, now) {
+            let message = "older than input.ttl".to_owned();
+            return Admission::Dead(Letter::of(Reason::Ttl, Stage::Input, "TTL", message));
+        }
+        let size = work.event.value().map_or(0, <[u8]>::len);
+        if size > self.settings.request_bytes_max {
+            if self.settings.retry.oversized == Oversized::Block {
+                work.place = Place::Blocked;
+                return Admission::Taken;
+            }
+            let message = format!(
+                "the value has {size} bytes, app.maxRequestBytes allows {}",
+                self.settings.request_bytes_max
+            );
+            return Admission::Dead(Letter::of(Reason::Oversized, Stage::Input, "OVERSIZED", message));
+        }
+        work.place = Place::AtApp;
+        draft.bytes += bytes;
+        draft.events.push(event);
+        Admission::Taken
+    }
+
+    /// Sends one call.
+    fn call(&mut self, events: Vec<EventRef>, probe: bool, now: Time, effects: &mut Vec<Effect>) {
+        let id = self.next_call_id();
+        let mut called = Vec::with_capacity(events.len());
+        for event in &events {
+            let tenure = self.tenures.get_mut(&event.tenure).expect("a call is made of events in flight");
+            let work = tenure.ledger.get_mut(event.number).expect("a call is made of events in flight");
+            if work.attempts.first_ms == 0 {
+                work.attempts.first_ms = now.wall_ms;
+            }
+            work.last_attempt_ms = now.wall_ms;
+            let position = work.event.position();
+            let event_id = *work.id.get_or_insert_with(|| tenure.identity.event_id(position));
+            called.push(Called {
+                partition: tenure.partition.clone(),
+                event: work.event.clone(),
+                id: event_id,
+                attempt: work.attempts.counted + 1,
+                first_attempt_ms: work.attempts.first_ms,
+            });
+        }
+        if probe {
+            self.breaker.probing();
+            self.report_breaker("half-open", effects);
+        }
+        self.window.opened();
+        self.tally.calls += 1;
+        self.calls.insert(
+            id,
+            OpenCall {
+                events,
+                sent: now,
+                probe,
+            },
+        );
+        effects.push(Effect::Call(Call {
+            id,
+            stamp: Stamp::Live,
+            deadline: now.plus(self.settings.call_timeout),
+            events: called,
+        }));
+    }
+
+    /// Asks an app that was not reached whether it is back.
+    pub(super) fn ask_app(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if let App::Unreachable { ask_at } = &mut self.app
+            && ask_at.is_some_and(|at| now.boot >= at.boot)
+        {
+            *ask_at = None;
+            effects.push(Effect::ProbeApp);
+        }
+    }
+
+    pub(super) fn next_question(&self) -> Option<Duration> {
+        match &self.app {
+            App::Unreachable { ask_at } => ask_at.map(|at| at.boot),
+            App::Reachable => None,
+        }
+    }
+
+    pub(super) fn app_probed(&mut self, ready: bool, now: Time, effects: &mut Vec<Effect>) {
+        if ready {
+            if matches!(self.app, App::Unreachable { .. }) {
+                effects.push(Effect::Report(Fact::AppReachable));
+            }
+            self.app = App::Reachable;
+        } else {
+            self.app = App::Unreachable {
+                ask_at: Some(now.plus(ASK_AGAIN)),
+            };
+        }
+    }
+
+    /// A call did not reach the app at all.
+    pub(super) fn app_unreachable(&mut self, message: &str, effects: &mut Vec<Effect>) {
+        if matches!(self.app, App::Reachable) {
+            self.app = App::Unreachable { ask_at: None };
+            effects.push(Effect::ProbeApp);
+            effects.push(Effect::Report(Fact::AppUnreachable {
+                message: message.into(),
+            }));
+        }
+    }
+}
+
+/// Whether an event joins a call.
+enum Admission {
+    Taken,
+    /// The call is full or the window is reached: it stays in its lane.
+    Refused,
+    /// It never goes to the app.
+    Dead(Letter),
+}
