@@ -1,0 +1,92 @@
+//! Keys of identity, connections, input, output and topics.
+
+use super::Absent::{Depends, Json, Nothing, Required};
+use super::Form::{
+    Address, Any, BlobUrl, File, Filled, Identity, Topic, TopicOrNothing, UrlOrNothing,
+};
+use super::Kind::{
+    Duration, Flag, Instant, Named, Properties, Secret, Section, Size, Text, Texts, Whole, Word,
+    WordOr, WordOrSection,
+};
+use super::{Key, Later, Zero, key};
+
+const START: &[&str] = &["Earliest", "Latest"];
+const LOSS: &[&str] = &["Stop", "EarliestWithAlarm", "LatestWithAlarm"];
+
+pub(super) const KEYS: &[Key] = &[
+    key("identity", Text(Identity), Required, "Who the block is, for ever; the last segment is its name, and consumer groups are named after all of it.").rule("T3"),
+    key("connections", Named, Required, "Ways to logs, under names that inputs and outputs refer to."),
+    key("connections.<name>", Section, Nothing, "One way to a log: exactly one of kafka, eventHubs and embedded."),
+    key("connections.<name>.kafka", Section, Nothing, "Kafka, or anything that speaks its protocol."),
+    key("connections.<name>.kafka.bootstrap", Texts(Address), Required, "Brokers to ask first."),
+    key("connections.<name>.kafka.preset", Word(&["None", "EventHubs"]), Json("\"None\""), "Settings that the other side needs: EventHubs is the Kafka endpoint of Azure Event Hubs.").rule("D-C5"),
+    key("connections.<name>.kafka.transactions", Flag, Depends("true; preset EventHubs: false"), "Whether the other side has transactions; exactly-once needs them.").rule("D-E1"),
+    key("connections.<name>.kafka.tls", WordOrSection(&["Off", "System"]), Json("\"System\""), "Encryption: none, trusting the system's roots, or with files of your own.").rule("D-P1"),
+    key("connections.<name>.kafka.tls.ca", Text(File), Nothing, "Certificates to trust instead of the system's roots, PEM.").rule("D-P1"),
+    key("connections.<name>.kafka.tls.cert", Text(File), Nothing, "Our certificate, PEM; together with key.").rule("D-P1"),
+    key("connections.<name>.kafka.tls.key", Text(File), Nothing, "The key of our certificate, PEM; together with cert.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl", Section, Nothing, "Who we are; absent: nobody in particular.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.mechanism", Word(&["Plain", "ScramSha256", "ScramSha512", "OAuthBearer"]), Json("\"Plain\""), "How we show who we are.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.username", Text(Filled), Nothing, "User, for Plain and Scram.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.password", Secret, Nothing, "Password, for Plain and Scram.").rule("C-3"),
+    key("connections.<name>.kafka.sasl.oauth", Section, Nothing, "Where tokens come from, for OAuthBearer without entra.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.oauth.tokenUrl", Text(UrlOrNothing), Json("\"\""), "The token endpoint; required with OAuthBearer without entra.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.oauth.clientId", Text(Any), Json("\"\""), "The client that asks; required with OAuthBearer without entra.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.oauth.clientSecret", Secret, Nothing, "Its secret; required with OAuthBearer without entra.").rule("C-3"),
+    key("connections.<name>.kafka.sasl.oauth.scope", Text(Any), Json("\"\""), "The scope to ask for.").rule("D-P1"),
+    key("connections.<name>.kafka.sasl.entra", Word(&["None", "WorkloadIdentity", "ManagedIdentity"]), Json("\"None\""), "Tokens from Microsoft Entra, for OAuthBearer.").rule("D-P3").later(Later::Words(&["WorkloadIdentity", "ManagedIdentity"])),
+    key("connections.<name>.kafka.properties", Properties, Json("{}"), "Further librdkafka properties; those that would break a rule are refused with the rule.").rule("B-K5"),
+    key("connections.<name>.eventHubs", Section, Nothing, "Azure Event Hubs over AMQP."),
+    key("connections.<name>.eventHubs.namespace", Text(Any), Json("\"\""), "Host name of the namespace; may be left out with a connection string or an endpoint."),
+    key("connections.<name>.eventHubs.auth", Word(&["ConnectionString", "ManagedIdentity", "WorkloadIdentity", "ClientSecret", "AzureCli"]), Json("\"ConnectionString\""), "Who we are at Azure.").rule("E-C3"),
+    key("connections.<name>.eventHubs.connectionString", Secret, Nothing, "Required with auth: ConnectionString.").rule("C-3"),
+    key("connections.<name>.eventHubs.endpoint", Text(Any), Json("\"\""), "A local emulator, such as amqp://127.0.0.1:5672.").rule("E-C2"),
+    key("connections.<name>.eventHubs.clientSecret", Section, Nothing, "Required with auth: ClientSecret.").rule("E-C3"),
+    key("connections.<name>.eventHubs.clientSecret.tenantId", Text(Any), Json("\"\""), "The tenant; required with auth: ClientSecret."),
+    key("connections.<name>.eventHubs.clientSecret.clientId", Text(Any), Json("\"\""), "The application; required with auth: ClientSecret."),
+    key("connections.<name>.eventHubs.clientSecret.secret", Secret, Nothing, "Its secret; required with auth: ClientSecret.").rule("C-3"),
+    key("connections.<name>.eventHubs.checkpoints", Section, Nothing, "Where positions and tokens are kept; an input over this connection needs it."),
+    key("connections.<name>.eventHubs.checkpoints.url", Text(BlobUrl), Required, "A container with a prefix, or a folder of this machine."),
+    key("connections.<name>.eventHubs.checkpoints.sas", Secret, Nothing, "Access to it; absent: the credential of auth.").rule("C-3"),
+    key("connections.<name>.eventHubs.ownershipExpiry", Duration(Zero::Refused), Json("\"30s\""), "After which silence others take a partition; stands for delivery.sessionTimeout in rule R4.").rule("R4"),
+    key("connections.<name>.embedded", Section, Nothing, "The broker that millrace dev starts; outside clusters only.").rule("C-2"),
+    key("connections.<name>.embedded.path", Text(Any), Json("\"\""), "Folder of its files; empty: memory only.").rule("B-E3"),
+    key("connections.<name>.embedded.memoryMax", Size(1 << 20), Json("\"512Mi\""), "Records that it keeps in memory; more are refused, never dropped.").rule("B-E3"),
+
+    key("input", Section, Required, "Where events come from: exactly one of kafka and eventHubs."),
+    key("input.kafka", Section, Nothing, "Events from Kafka or the embedded broker."),
+    key("input.kafka.connection", Text(Filled), Required, "The name of a connection with kafka or embedded."),
+    key("input.kafka.topics", Texts(Topic), Required, "Topics to read."),
+    key("input.kafka.startAt", WordOr(START, &Instant), Required, "Where a new group begins.").rule("D-G9"),
+    key("input.kafka.adoptGroup", Text(Any), Json("\"\""), "Begin at the positions of this group instead.").rule("D-G9"),
+    key("input.kafka.onDataLoss", Word(LOSS), Json("\"Stop\""), "What to do when positions are gone from the log.").rule("D-G10"),
+    key("input.eventHubs", Section, Nothing, "Events from Event Hubs over AMQP.").later(Later::Set),
+    key("input.eventHubs.connection", Text(Filled), Required, "The name of a connection with eventHubs."),
+    key("input.eventHubs.hub", Text(Topic), Required, "The event hub to read."),
+    key("input.eventHubs.consumerGroups", Texts(Filled), Json("[\"$Default\", \"millrace\"]"), "The groups that the releases of a block alternate between."),
+    key("input.eventHubs.startAt", WordOr(START, &Instant), Required, "Where a new release begins.").rule("D-G9"),
+    key("input.eventHubs.onDataLoss", Word(LOSS), Json("\"Stop\""), "What to do when positions are gone from the log.").rule("D-G10"),
+    key("input.ttl", Duration(Zero::Refused), Nothing, "Older events are dead-lettered, reason ttl; absent: none are.").rule("D-D2"),
+    key("input.schema", Text(File), Nothing, "JSON Schema that event values must follow.").rule("D-F4").later(Later::Set),
+
+    key("output", Section, Required, "Where results go: exactly one of kafka and eventHubs."),
+    key("output.kafka", Section, Nothing, "Results to Kafka or the embedded broker."),
+    key("output.kafka.connection", Text(Filled), Required, "The name of a connection with kafka or embedded."),
+    key("output.kafka.topic", Text(Topic), Required, "Topic of results.").rule("D-O6"),
+    key("output.kafka.deadLetter", Text(TopicOrNothing), Json("\"\""), "Topic of dead letters; empty: the block's name with .dlq.").rule("D-D4"),
+    key("output.kafka.verification", Text(TopicOrNothing), Json("\"\""), "Topic of shadow results; empty: the block's name with .verify.").rule("J1"),
+    key("output.kafka.compression", Word(&["None", "Gzip", "Snappy", "Lz4", "Zstd"]), Depends("Lz4; preset EventHubs: None"), "Compression of record batches.").rule("D-O1"),
+    key("output.kafka.linger", Duration(Zero::Allowed), Json("\"0ms\""), "How long the producer waits for more records.").rule("D-O1"),
+    key("output.kafka.maxBytes", Size(1), Depends("the broker's limit; preset EventHubs: 1000000"), "Largest record that is sent.").rule("D-O3"),
+    key("output.eventHubs", Section, Nothing, "Results to Event Hubs over AMQP.").later(Later::Set),
+    key("output.eventHubs.connection", Text(Filled), Required, "The name of a connection with eventHubs."),
+    key("output.eventHubs.hub", Text(Topic), Required, "Event hub of results.").rule("D-O6"),
+    key("output.eventHubs.deadLetter", Text(TopicOrNothing), Json("\"\""), "Event hub of dead letters; empty: the block's name with .dlq.").rule("D-D4"),
+    key("output.eventHubs.verification", Text(TopicOrNothing), Json("\"\""), "Event hub of shadow results; empty: the block's name with .verify.").rule("J1"),
+    key("output.eventHubs.maxBytes", Size(1), Json("1000000"), "Largest event that is sent.").rule("D-O3"),
+    key("output.schema", Text(File), Nothing, "JSON Schema that results must follow.").rule("D-F4").later(Later::Set),
+
+    key("topics", Section, Nothing, "What to do about missing topics."),
+    key("topics.create", Word(&["Never", "Missing"]), Depends("Missing on an embedded connection, else Never"), "Whether missing topics are created.").rule("D-S1"),
+    key("topics.partitions", Whole("partitions", 1, 10_000), Json("4"), "Partitions of topics that are created.").rule("D-S1"),
+];
