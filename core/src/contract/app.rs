@@ -1,0 +1,72 @@
+//! The HTTP contract between the input proxy and the app (`app-contract.md`): what a call sends
+//! and what its answer means.
+//!
+//! [`request`] writes calls, [`answer`] reads heads and single answers, [`batch`] reads batches.
+//!
+//! Invariant: every answer, whatever its bytes, becomes an [`Outcome`](crate::outcome::Outcome)
+//! with a class of delivery.md's table.
+//! Invariant: a batch costs no allocation per event when answers come in order and without
+//! several results per event.
+
+pub mod answer;
+pub mod batch;
+mod date;
+mod json;
+pub mod request;
+
+pub use answer::{AnswerHead, read_single};
+pub use batch::read_batch;
+pub use request::{batch_body, batch_headers, single_headers, too_large};
+
+/// What an empty body of a success means (`app.contract.emptyBody`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EmptyBody {
+    /// It is malformed.
+    Error,
+    /// There is no result.
+    Filter,
+    /// There is one result with an empty value.
+    Emit,
+}
+
+/// How events are sent (`app.contract.request`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestMode {
+    /// One event per request.
+    Single,
+    /// Several.
+    Batch,
+}
+
+/// What all calls of a block share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CallContext {
+    /// `app.path`; a batch goes to this plus `-batch` ([`CallContext::target`]).
+    pub path: String,
+    /// The release of the app.
+    pub release: String,
+    /// `retry.maxAttempts`.
+    pub max_attempts: u32,
+    /// Record headers that are sent one by one (A-S2).
+    pub forward_headers: Vec<String>,
+    /// Whether all record headers are sent in one (A-S2).
+    pub all_headers: bool,
+    /// What an empty success means.
+    pub empty_body: EmptyBody,
+    /// One event per request, or several.
+    pub request: RequestMode,
+    /// `app.maxRequestBytes`.
+    pub max_request_bytes: usize,
+    /// `app.maxResponseBytes`.
+    pub max_response_bytes: usize,
+}
+
+impl CallContext {
+    /// The path of the request.
+    pub fn target(&self) -> String {
+        match self.request {
+            RequestMode::Single => self.path.clone(),
+            RequestMode::Batch => format!("{}-batch", self.path),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a call sends to the app: headers and body of a single event or of a batch (A-S1..A-S3,
+//! A-B5).
+//!
+//! Header names are lower case, as HTTP libraries keep them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+use super::json::{put_headers, put_member, put_text};
+use super::{CallContext, RequestMode};
+use crate::event::{Event, TimestampKind};
+use crate::intake::io::{Call, Called};
+use crate::limits::FORWARDED_HEADER_BYTES_MAX;
+use crate::token::Stamp;
+
+/// The media type of a batch request.
+pub const BATCH_CONTENT_TYPE: &str = "application/vnd.millrace.batch+json";
+
+/// Names every header of the request for one event; its body is the event's value, empty for a
+/// null.
+pub fn single_headers(
+    c: &CallContext,
+    called: &Called,
+    call: &Call,
+    each: &mut dyn FnMut(&str, &[u8]),
+) {
+    let event = &called.event;
+    let content_type =
+        readable_header(event, b"content-type").unwrap_or(b"application/octet-stream");
+    each("content-type", content_type);
+    each("millrace-id", called.id.as_str().as_bytes());
+    each("millrace-topic", called.partition.topic().as_bytes());
+    number("millrace-partition", called.partition.number(), each);
+    number("millrace-offset", event.position().offset(), each);
+    if event.timestamp().kind != TimestampKind::None {
+        number("millrace-timestamp", event.timestamp().ms, each);
+    }
+    if let Some(key) = event.key() {
+        each("millrace-key", URL_SAFE_NO_PAD.encode(key).as_bytes());
+        if is_plain(key) {
+            each("millrace-key-text", key);
+        }
+    }
+    if event.value().is_none() {
+        each("millrace-tombstone", b"true");
+    }
+    number("millrace-attempt", called.attempt, each);
+    number("millrace-max-attempts", c.max_attempts, each);
+    number("millrace-first-attempt", called.first_attempt_ms, each);
+    call_headers(c, call, each);
+    record_headers(c, event, each);
+    // The event's own context goes on as it is: as long as the proxies write no spans of their
+    // own, a new parent would point to nothing (D-F3).
+    for name in ["traceparent", "tracestate"] {
+        if let Some(value) = readable_header(event, name.as_bytes()) {
+            each(name, value);
+        }
+    }
+}
+
+/// Names every header of the request for a batch.
+pub fn batch_headers(c: &CallContext, call: &Call, each: &mut dyn FnMut(&str, &[u8])) {
+    each("content-type", BATCH_CONTENT_TYPE.as_bytes());
+    call_headers(c, call, each);
+}
+
+/// Appends the body of a batch.
+pub fn batch_body(_: &CallContext, call: &Call, into: &mut Vec<u8>) {
+    let events: usize = call.events.iter().map(|called| called.event.bytes()).sum();
+    into.reserve(events + events / 8 + call.events.len() * 192 + 16);
+    into.extend_from_slice(b"{\"items\":[");
+    for (index, called) in call.events.iter().enumerate() {
+        into.extend_from_slice(if index == 0 { b"\n" } else { b",\n" });
+        put_item(into, called);
+    }
+    into.extend_from_slice(b"]}");
+}
+
+/// Whether the request for this event alone is above `app.maxRequestBytes`.
+pub fn too_large(c: &CallContext, called: &Called) -> bool {
+    match c.request {
+        RequestMode::Single => called.event.value().map_or(0, <[u8]>::len) > c.max_request_bytes,
+        RequestMode::Batch => {
+            // A byte takes at most six in JSON, and the rest of an item is small.
+            if called.event.bytes() * 6 + 1024 <= c.max_request_bytes {
+                return false;
+            }
+            let mut item = Vec::new();
+            put_item(&mut item, called);
+            item.len() + "{\"items\":[\n]}".len() > c.max_request_bytes
+        }
+    }
+}
+
+fn call_headers(c: &CallContext, call: &Call, each: &mut dyn FnMut(&str, &[u8])) {
+    number("millrace-deadline", call.deadline.wall_ms, each);
+    each("millrace-release", c.release.as_bytes());
+    let mode: &[u8] = match call.stamp {
+        Stamp::Live => b"live",
+        // Apps know two modes; a baseline, too, asks for an answer without side effects.
+        Stamp::Shadow | Stamp::Baseline => b"shadow",
+    };
+    each("millrace-mode", mode);
+}
+
+/// `Millrace-Header-*` and `Millrace-Headers` (A-S2).
+fn record_headers(c: &CallContext, event: &Event, each: &mut dyn FnMut(&str, &[u8])) {
+    const PREFIX: &str = "millrace-header-";
+    if c.forward_headers.is_empty() && !c.all_headers {
+        return;
+    }
+    let forwarded = || {
+        event.headers().filter_map(|(name, value)| {
+            let listed = c
+                .forward_headers
+                .iter()
+                .any(|listed| listed.as_bytes() == name);
+            let name = std::str::from_utf8(name)
+                .ok()
+                .filter(|name| listed && is_token(name))?;
+            Some((name, value.filter(|value| is_plain(value))?))
+        })
+    };
+    let all = c.all_headers.then(|| {
+        let mut pairs = Vec::new();
+        put_headers(&mut pairs, event.headers());
+        STANDARD.encode(pairs)
+    });
+    let bytes: usize = forwarded()
+        .map(|(name, value)| PREFIX.len() + name.len() + value.len())
+        .sum();
+    if bytes + all.as_ref().map_or(0, String::len) > FORWARDED_HEADER_BYTES_MAX {
+        each("millrace-headers-omitted", b"true");
+        return;
+    }
+    for (name, value) in forwarded() {
+        each(&format!("{PREFIX}{}", name.to_ascii_lowercase()), value);
+    }
+    if let Some(all) = all {
+        each("millrace-headers", all.as_bytes());
+    }
+}
+
+fn put_item(into: &mut Vec<u8>, called: &Called) {
+    let event = &called.event;
+    into.extend_from_slice(b"{\"id\":\"");
+    into.extend_from_slice(called.id.as_str().as_bytes());
+    into.extend_from_slice(b"\",\"topic\":");
+    put_text(into, called.partition.topic());
+    into.extend_from_slice(b",\"partition\":");
+    put_number(into, called.partition.number());
+    into.extend_from_slice(b",\"offset\":");
+    put_number(into, event.position().offset());
+    into.extend_from_slice(b",\"timestamp\":");
+    if event.timestamp().kind == TimestampKind::None {
+        into.extend_from_slice(b"null");
+    } else {
+        put_number(into, event.timestamp().ms);
+    }
+    into.push(b',');
+    put_member(into, "key", event.key());
+    into.extend_from_slice(b",\"headers\":");
+    put_headers(into, event.headers());
+    into.extend_from_slice(b",\"attempt\":");
+    put_number(into, called.attempt);
+    into.push(b',');
+    put_member(into, "value", event.value());
+    into.push(b'}');
+}
+
+fn put_number(into: &mut Vec<u8>, number: impl itoa::Integer) {
+    into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn number(name: &str, number: impl itoa::Integer, each: &mut dyn FnMut(&str, &[u8])) {
+    each(name, itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The last value of a record header, if HTTP carries it unchanged.
+fn readable_header<'e>(event: &'e Event, name: &[u8]) -> Option<&'e [u8]> {
+    event.header(name)?.filter(|value| is_plain(value))
+}
+
+/// Printable ASCII that HTTP carries unchanged: it drops spaces at either end.
+fn is_plain(value: &[u8]) -> bool {
+    let printable = value.iter().all(|c| (0x20..=0x7e).contains(c));
+    printable && !value.is_empty() && value.first() != Some(&b' ') && value.last() != Some(&b' ')
+}
+
+/// Whether HTTP takes this as (the end of) a header's name.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c))
+}
