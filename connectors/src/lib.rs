@@ -5,6 +5,8 @@
 //! end comes back as a happening, in the order in which things really happened.
 #![deny(unsafe_code)]
 
+pub mod kafka;
+
 use std::future::Future;
 
 use bytes::Bytes;

@@ -1,0 +1,28 @@
+//! Kafka and what speaks its protocol, over librdkafka.
+//!
+//! librdkafka decides when a commit or a record really leaves. Nothing here relies on the moment
+//! of a call, only on a callback or on the destruction of a client (B-K7).
+
+mod admin;
+mod classify;
+mod consumer;
+mod ffi;
+mod mailbox;
+mod partition;
+mod poll_thread;
+mod producer;
+mod reader;
+mod rebalance;
+mod session;
+mod settings;
+mod token_reader;
+mod tokens;
+
+pub use admin::{Admin, Member, TopicInfo};
+pub use consumer::KafkaSource;
+pub use producer::KafkaSink;
+pub use reader::{Reader, Start, Until};
+pub use settings::{
+    Compression, Error, GroupSettings, Mechanism, ProducerSettings, Sasl, Settings, Tls, refusal,
+};
+pub use tokens::KafkaTokenStore;

@@ -1,0 +1,347 @@
+//! Questions about the cluster, and the few changes that are ours to make: what preflight asks.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use sha2::{Digest, Sha256};
+
+use super::rebalance::QuietContext;
+use super::settings::{self, Error, Role, Settings};
+use super::{classify, ffi};
+use crate::StoreError;
+
+/// How long brokers may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The topic config that tells a recreated topic of the embedded broker from its predecessor.
+const TOPIC_ID: &str = "millrace.topic.id";
+
+/// A topic that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TopicInfo {
+    /// Its number of partitions.
+    pub partitions: i32,
+}
+
+/// A member of a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The member id.
+    pub id: String,
+    /// What it calls itself; ours are called [`Settings::client_id`].
+    pub client_id: String,
+    /// Where it is.
+    pub host: String,
+    /// The rebalance protocol of its group, such as `cooperative-sticky`.
+    pub protocol: String,
+}
+
+/// Asks a cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: AdminClient<QuietContext>,
+    /// A consumer's metadata requests never create topics.
+    reader: BaseConsumer<QuietContext>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// Makes the clients; fails only if the settings are unusable.
+    pub fn connect(settings: &Settings) -> Result<Self, Error> {
+        let client = settings::client_config(settings, Role::Admin)?
+            .create_with_context(QuietContext)
+            .map_err(|error| Error::Client(error.to_string()))?;
+        let reader = settings::client_config(settings, Role::Outsider(None))?
+            .create_with_context(QuietContext)
+            .map_err(|error| Error::Client(error.to_string()))?;
+        Ok(Self {
+            inner: Arc::new(Inner { client, reader }),
+        })
+    }
+
+    /// The cluster's id.
+    pub async fn cluster_id(&self) -> Result<String, StoreError> {
+        self.blocking(Inner::cluster_id).await
+    }
+
+    /// The topics of these that exist.
+    pub async fn topics(&self, names: &[&str]) -> Result<HashMap<String, TopicInfo>, StoreError> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.blocking(move |inner| inner.topics(&names)).await
+    }
+
+    /// Creates topics with the broker's replication; those that exist stay as they are.
+    pub async fn create_topics(&self, topics: &[(&str, i32)]) -> Result<(), StoreError> {
+        let new: Vec<NewTopic<'_>> = topics
+            .iter()
+            .map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(-1)))
+            .collect();
+        let created = self
+            .inner
+            .client
+            .create_topics(&new, &options())
+            .await
+            .map_err(|error| classify::store_error(&error))?;
+        for result in created {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => {
+                    return Err(StoreError::Refused(format!(
+                        "topic {topic} was not created: {code}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `max.message.bytes` of those topics that tell (D-O3).
+    pub async fn max_message_bytes(
+        &self,
+        topics: &[&str],
+    ) -> Result<HashMap<String, u64>, StoreError> {
+        let configs = self.topic_config(topics, "max.message.bytes").await?;
+        Ok(configs
+            .into_iter()
+            .filter_map(|(topic, value)| Some((topic, value.parse().ok()?)))
+            .collect())
+    }
+
+    /// The members of a group; none if there is no such group.
+    pub async fn members(&self, group: &str) -> Result<Vec<Member>, StoreError> {
+        let group = group.to_owned();
+        self.blocking(move |inner| inner.members(&group)).await
+    }
+
+    /// First four bytes of SHA-256(cluster id `/` topic id), for topics whose id is known (E1,
+    /// key `t`).
+    pub async fn topic_identities(
+        &self,
+        topics: &[&str],
+    ) -> Result<HashMap<String, u32>, StoreError> {
+        let names: Vec<String> = topics.iter().map(|name| (*name).to_owned()).collect();
+        let admin = self.clone();
+        self.blocking(move |_| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            admin.topic_identities_blocking(&names)
+        })
+        .await
+    }
+
+    /// The same, for callers that may block.
+    pub(super) fn topic_identities_blocking(
+        &self,
+        topics: &[&str],
+    ) -> Result<HashMap<String, u32>, StoreError> {
+        let mut ids = self.inner.topic_ids(topics)?;
+        let rest: Vec<&str> = topics
+            .iter()
+            .copied()
+            .filter(|topic| !ids.contains_key(*topic))
+            .collect();
+        if !rest.is_empty() {
+            ids.extend(block_on(self.topic_config(&rest, TOPIC_ID))?);
+        }
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let cluster = self.inner.cluster_id()?;
+        Ok(ids
+            .into_iter()
+            .map(|(topic, id)| (topic, identity(&cluster, &id)))
+            .collect())
+    }
+
+    /// One config of those topics that have it and tell.
+    async fn topic_config(
+        &self,
+        topics: &[&str],
+        name: &str,
+    ) -> Result<HashMap<String, String>, StoreError> {
+        let mut found = HashMap::new();
+        for topic in topics {
+            // One request per topic: a refusal of one must not hide the others.
+            let specifier = [ResourceSpecifier::Topic(topic)];
+            let described = self
+                .inner
+                .client
+                .describe_configs(&specifier, &options())
+                .await
+                .map_err(|error| classify::store_error(&error))?;
+            for resource in described {
+                match resource {
+                    Ok(resource) => {
+                        if let Some(value) = value(&resource, name) {
+                            found.insert((*topic).to_owned(), value);
+                        }
+                    }
+                    Err(
+                        RDKafkaErrorCode::TopicAuthorizationFailed
+                        | RDKafkaErrorCode::ClusterAuthorizationFailed
+                        | RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::UnsupportedVersion,
+                    ) => {}
+                    Err(code) => return Err(classify::store_error_of(code)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || question(&inner))
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+}
+
+impl Inner {
+    fn cluster_id(&self) -> Result<String, StoreError> {
+        self.client
+            .inner()
+            .fetch_cluster_id(ANSWER_MAX)
+            .ok_or_else(|| StoreError::Unavailable("the cluster did not tell its id".to_owned()))
+    }
+
+    fn topics(&self, names: &[String]) -> Result<HashMap<String, TopicInfo>, StoreError> {
+        let mut found = HashMap::new();
+        for name in names {
+            let metadata = self
+                .reader
+                .fetch_metadata(Some(name), ANSWER_MAX)
+                .map_err(|error| classify::store_error(&error))?;
+            for topic in metadata
+                .topics()
+                .iter()
+                .filter(|topic| topic.name() == name)
+            {
+                match topic.error().map(RDKafkaErrorCode::from) {
+                    None => {
+                        let partitions = i32::try_from(topic.partitions().len())
+                            .expect("a topic's partitions are numbered with i32");
+                        found.insert(name.clone(), TopicInfo { partitions });
+                    }
+                    Some(
+                        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+                    ) => {}
+                    Some(code) => return Err(classify::store_error_of(code)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn members(&self, group: &str) -> Result<Vec<Member>, StoreError> {
+        let groups = match self.reader.fetch_group_list(Some(group), ANSWER_MAX) {
+            Ok(groups) => groups,
+            Err(KafkaError::GroupListFetch(RDKafkaErrorCode::GroupIdNotFound)) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(classify::store_error(&error)),
+        };
+        Ok(groups
+            .groups()
+            .iter()
+            .filter(|found| found.name() == group)
+            .flat_map(|found| {
+                found.members().iter().map(|member| Member {
+                    id: member.id().to_owned(),
+                    client_id: member.client_id().to_owned(),
+                    host: member.client_host().to_owned(),
+                    protocol: found.protocol().to_owned(),
+                })
+            })
+            .collect())
+    }
+
+    /// Ids that the broker tells by itself.
+    fn topic_ids(&self, topics: &[&str]) -> Result<HashMap<String, String>, StoreError> {
+        let Ok(names) = topics
+            .iter()
+            .map(|topic| CString::new(*topic))
+            .collect::<Result<Vec<CString>, _>>()
+        else {
+            return Err(StoreError::Refused(
+                "a topic's name holds a zero byte".to_owned(),
+            ));
+        };
+        match ffi::topic_ids(self.client.inner(), &names, ANSWER_MAX) {
+            Ok(ids) => Ok(topics
+                .iter()
+                .zip(ids)
+                .filter_map(|(topic, id)| Some(((*topic).to_owned(), id?)))
+                .collect()),
+            // A broker from before topic ids, or one that does not let us look.
+            Err(
+                RDKafkaErrorCode::UnsupportedFeature
+                | RDKafkaErrorCode::UnsupportedVersion
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed,
+            ) => Ok(HashMap::new()),
+            Err(code) => Err(classify::store_error_of(code)),
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(ANSWER_MAX))
+        .operation_timeout(Some(ANSWER_MAX))
+}
+
+fn value(resource: &ConfigResource, name: &str) -> Option<String> {
+    resource
+        .get(name)?
+        .value
+        .clone()
+        .filter(|value| !value.is_empty())
+}
+
+fn identity(cluster: &str, topic_id: &str) -> u32 {
+    let digest = Sha256::digest(format!("{cluster}/{topic_id}").as_bytes());
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
+}
+
+/// Waits for a future on this thread, outside of any runtime.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

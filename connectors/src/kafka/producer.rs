@@ -1,0 +1,257 @@
+//! An idempotent producer as a [`Sink`].
+//!
+//! Invariant: every record that was taken ends as exactly one delivery, in the order in which
+//! librdkafka reports them.
+
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use millrace_core::position::Position;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use tokio::sync::Notify;
+
+use super::rebalance::QuietContext;
+use super::settings::{self, Error, ProducerSettings, Role, Settings};
+use super::{classify, ffi};
+use crate::{Delivery, Record, Sink};
+
+/// Topics whose C names are kept; an app may name any topic per result (A-S4).
+const NAMES_MAX: usize = 64;
+
+const _: () = assert!(
+    size_of::<usize>() == size_of::<u64>(),
+    "tickets travel as pointers"
+);
+
+#[derive(Debug, Default)]
+struct Reports {
+    deliveries: Vec<(u64, Delivery)>,
+    /// Records taken and not reported yet.
+    open: u64,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    reports: Mutex<Reports>,
+    reported: Notify,
+    settled: Notify,
+    fatal: AtomicBool,
+}
+
+impl Ends {
+    fn lock(&self) -> MutexGuard<'_, Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn taken(&self) {
+        self.lock().open += 1;
+    }
+
+    fn not_taken(&self) {
+        self.lock().open -= 1;
+    }
+
+    fn end(&self, ticket: u64, delivery: Delivery) {
+        let mut reports = self.lock();
+        reports.deliveries.push((ticket, delivery));
+        reports.open -= 1;
+        let settled = reports.open == 0;
+        drop(reports);
+        self.reported.notify_one();
+        if settled {
+            self.settled.notify_waiters();
+        }
+    }
+}
+
+struct SinkContext {
+    ends: Arc<Ends>,
+}
+
+impl ClientContext for SinkContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::rebalance::log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        QuietContext.stats_raw(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.ends.fatal.store(true, Ordering::Relaxed);
+        }
+        QuietContext.error(error, reason);
+    }
+}
+
+impl ProducerContext for SinkContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
+        let delivery = match result {
+            Ok(message) => Delivery::Stored {
+                partition: message.partition(),
+                position: Position::new(message.offset()),
+            },
+            Err((error, _)) => {
+                let code = error
+                    .rdkafka_error_code()
+                    .unwrap_or(RDKafkaErrorCode::Unknown);
+                let fatal = self.ends.fatal.load(Ordering::Relaxed);
+                failed(code, fatal, false)
+            }
+        };
+        self.ends.end(ticket as u64, delivery);
+    }
+}
+
+fn failed(code: RDKafkaErrorCode, fatal: bool, chosen: bool) -> Delivery {
+    Delivery::Failed {
+        class: classify::append_class(code, fatal, chosen),
+        code: format!("{code:?}"),
+        message: code.to_string(),
+    }
+}
+
+/// Appends records to topics.
+pub struct KafkaSink {
+    /// `None` only while dropping.
+    producer: Option<Arc<ThreadedProducer<SinkContext>>>,
+    ends: Arc<Ends>,
+    names: Vec<(Arc<str>, CString)>,
+}
+
+impl KafkaSink {
+    /// Makes the producer; fails only if the settings are unusable. The first delivery of a
+    /// fresh producer takes about half a second, so keep it (B-K4).
+    pub fn new(settings: &Settings, producer: &ProducerSettings) -> Result<Self, Error> {
+        let ends = Arc::new(Ends::default());
+        let context = SinkContext {
+            ends: Arc::clone(&ends),
+        };
+        let producer = settings::client_config(settings, Role::Producer(producer))?
+            .create_with_context(context)
+            .map_err(|error| Error::Client(error.to_string()))?;
+        Ok(Self {
+            producer: Some(Arc::new(producer)),
+            ends,
+            names: Vec::new(),
+        })
+    }
+
+    /// Whether the producer has failed for good: make a new one (D-O1).
+    pub fn fatal(&self) -> bool {
+        self.ends.fatal.load(Ordering::Relaxed)
+            || self
+                .producer
+                .as_ref()
+                .is_some_and(|producer| producer.client().fatal_error().is_some())
+    }
+
+    /// The index of a topic's C name.
+    fn name(&mut self, topic: &Arc<str>) -> Option<usize> {
+        let known = self
+            .names
+            .iter()
+            .position(|(name, _)| Arc::ptr_eq(name, topic) || **name == **topic);
+        if known.is_some() {
+            return known;
+        }
+        let name = CString::new(&**topic).ok()?;
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        self.names.push((Arc::clone(topic), name));
+        Some(self.names.len() - 1)
+    }
+}
+
+impl Sink for KafkaSink {
+    fn append(&mut self, ticket: u64, record: Record) -> Result<(), Record> {
+        // Counted first: the report may come before `produce` returns.
+        self.ends.taken();
+        let chosen = record.partition.is_some();
+        let result = match self.name(&record.topic) {
+            None => Err(RDKafkaErrorCode::InvalidTopic),
+            Some(name) => {
+                let producer = self.producer.as_ref().expect("it is taken only by drop");
+                ffi::produce(
+                    producer.client(),
+                    &ffi::Produce {
+                        topic: &self.names[name].1,
+                        partition: record.partition.unwrap_or(-1),
+                        timestamp_ms: record.timestamp_ms.unwrap_or(0),
+                        key: record.key.as_deref(),
+                        value: record.value.as_deref(),
+                        headers: &record.headers,
+                        ticket: usize::try_from(ticket).expect("pointers have 64 bits"),
+                    },
+                )
+            }
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(RDKafkaErrorCode::QueueFull) => {
+                self.ends.not_taken();
+                Err(record)
+            }
+            Err(code) => {
+                self.ends.end(ticket, failed(code, self.fatal(), chosen));
+                Ok(())
+            }
+        }
+    }
+
+    async fn deliveries(&mut self, into: &mut Vec<(u64, Delivery)>) {
+        loop {
+            let reported = self.ends.reported.notified();
+            {
+                let mut reports = self.ends.lock();
+                if !reports.deliveries.is_empty() {
+                    into.append(&mut reports.deliveries);
+                    return;
+                }
+            }
+            reported.await;
+        }
+    }
+
+    fn purge(&mut self) {
+        if let Some(producer) = &self.producer {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
+    }
+
+    async fn flush(&mut self) {
+        loop {
+            let settled = self.ends.settled.notified();
+            tokio::pin!(settled);
+            // Registered before the look, so that the last report is not missed.
+            settled.as_mut().enable();
+            if self.ends.lock().open == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+}
+
+impl Drop for KafkaSink {
+    fn drop(&mut self) {
+        // Ending a producer waits for its threads; nobody who drops a sink may wait for that.
+        if let Some(producer) = self.producer.take() {
+            let ended = std::thread::Builder::new()
+                .name("millrace-sink-end".to_owned())
+                .spawn(move || drop(producer));
+            if let Err(error) = ended {
+                tracing::warn!(%error, "the producer was ended in place");
+            }
+        }
+    }
+}
