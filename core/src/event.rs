@@ -2,7 +2,7 @@
 //!
 //! Invariant: key, value and header values are bytes; null differs from empty; header order
 //! and duplicates survive (D-F1).
-//! Invariant: an event is 64 bytes and costs no allocation of its own.
+//! Invariant: an event is at most 64 bytes and costs no allocation of its own.
 
 use std::sync::Arc;
 
@@ -254,8 +254,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_64_bytes() {
-        assert_eq!(size_of::<Event>(), 64);
+    fn an_event_is_at_most_64_bytes() {
+        assert!(size_of::<Event>() <= 64);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub mod identity;
 
 pub mod token;
 
+pub mod seeding;
+
 pub mod intake;
 
 pub mod contract;

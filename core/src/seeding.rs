@@ -1,0 +1,124 @@
+//! How a block without a controller gets its first tokens (D-G12).
+//!
+//! Invariant: a partition is seeded only if neither the registry nor the group knew of it, or if
+//! an earlier start died half-way; an expired or damaged token is never replaced from here (R9).
+
+use crate::contract::commit::{LedgerImage, Metadata};
+use crate::contract::grant::{Grant, Seeding};
+use crate::intake::io::Committed;
+use crate::position::Position;
+use crate::token::{ReleaseId, Token};
+
+/// What the broker says about one topic before the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The registry's grant of partition 0.
+    pub registry: Option<Grant>,
+    /// For each partition, whether the release's group has a commit.
+    pub committed: Vec<bool>,
+}
+
+/// What the starter has to do, in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// Everything is in place, or is not ours to change.
+    Nothing,
+    /// Write `seeding`, commit a live token to the partitions listed, then write `seeded`.
+    Seed {
+        /// The grant to write before.
+        seeding: Grant,
+        /// Partitions without a commit.
+        partitions: Vec<i32>,
+        /// The grant to write afterwards.
+        seeded: Grant,
+    },
+}
+
+/// Decides what to seed.
+pub fn plan(found: &Found, release: &ReleaseId) -> Plan {
+    let count = |n: usize| i32::try_from(n).expect("partitions are counted in i32");
+    let n = match found.registry.as_ref().map(|grant| grant.seeding) {
+        None if found.committed.iter().any(|committed| *committed) => return Plan::Nothing,
+        None => count(found.committed.len()),
+        Some(Some(Seeding::Seeding(n))) => i32::try_from(n).unwrap_or(i32::MAX),
+        Some(Some(Seeding::Seeded(_)) | None) => return Plan::Nothing,
+    };
+    let grant = |seeding| Grant {
+        root: release.clone(),
+        seeding: Some(seeding),
+        release: None,
+    };
+    let unsigned = n.unsigned_abs();
+    Plan::Seed {
+        seeding: grant(Seeding::Seeding(unsigned)),
+        partitions: (0..n.min(count(found.committed.len())))
+            .filter(|p| !found.committed[usize::try_from(*p).expect("it counts from 0")])
+            .collect(),
+        seeded: grant(Seeding::Seeded(unsigned)),
+    }
+}
+
+/// The commit that makes a partition live from this position on.
+pub fn live(position: Position, topic: Option<u32>) -> Committed {
+    let metadata = Metadata {
+        token: Token::Live {
+            epoch: 1,
+            from: position,
+            peer: None,
+        },
+        leader_epoch: None,
+        topic,
+        generation: 0,
+        member: None,
+        ledger: LedgerImage::default(),
+    };
+    Committed {
+        position,
+        metadata: metadata.encode(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(registry: Option<Seeding>, known: bool, committed: &[bool], expect: Option<(u32, &[i32])>) {
+        let release = ReleaseId::new("r1-0000abcd").unwrap();
+        let found = Found {
+            registry: known.then(|| Grant {
+                root: release.clone(),
+                seeding: registry,
+                release: None,
+            }),
+            committed: committed.to_vec(),
+        };
+        let planned = match plan(&found, &release) {
+            Plan::Nothing => None,
+            Plan::Seed {
+                partitions, seeded, ..
+            } => match seeded.seeding {
+                Some(Seeding::Seeded(n)) => Some((n, partitions)),
+                other => panic!("{other:?}"),
+            },
+        };
+        let expect = expect.map(|(n, partitions)| (n, partitions.to_vec()));
+        assert_eq!(planned, expect, "{found:?}");
+    }
+
+    #[test]
+    fn d_g12_an_empty_registry_and_an_empty_group_are_seeded() {
+        check(None, false, &[false, false, false], Some((3, &[0, 1, 2])));
+    }
+
+    #[test]
+    fn d_g12_a_start_that_died_half_way_is_continued_with_its_own_count() {
+        check(Some(Seeding::Seeding(2)), true, &[true, false, false], Some((2, &[1])));
+    }
+
+    #[test]
+    fn r9_everything_else_is_left_alone() {
+        check(None, false, &[true, false], None);
+        check(Some(Seeding::Seeded(2)), true, &[false, false], None);
+        check(None, true, &[false], None);
+    }
+}
