@@ -527,3 +527,6 @@ impl<'a> Fields<'a> {
         token_of(kind, epoch, at, peer)
     }
 }
+
+#[cfg(test)]
+mod tests;

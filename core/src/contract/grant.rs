@@ -146,3 +146,6 @@ fn grants(text: &str) -> Option<Grants> {
     }
     Some(Grants { first, second })
 }
+
+#[cfg(test)]
+mod tests;

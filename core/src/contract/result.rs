@@ -377,3 +377,6 @@ fn previous(event: &Event) -> Option<String> {
 fn header_text<'e>(event: &'e Event, name: &[u8]) -> Option<&'e str> {
     std::str::from_utf8(event.header(name)??).ok()
 }
+
+#[cfg(test)]
+mod tests;
