@@ -1,1 +1,2 @@
-//! Millrace: integration-tests.
+//! What the stories under `tests/` share. No shipped code.
+#![forbid(unsafe_code)]
