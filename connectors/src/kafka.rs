@@ -6,6 +6,7 @@
 mod admin;
 mod classify;
 mod consumer;
+mod document;
 mod ffi;
 mod mailbox;
 mod partition;
@@ -20,6 +21,7 @@ mod tokens;
 
 pub use admin::{Admin, Member, TopicInfo};
 pub use consumer::KafkaSource;
+pub use document::DocumentError;
 pub use producer::KafkaSink;
 pub use reader::{Reader, Start, Until};
 pub use settings::{
