@@ -40,7 +40,7 @@ mod schema;
 mod values;
 mod walk;
 
-pub use self::overrides::place;
+pub use self::overrides::{Place, place};
 pub use self::reference::reference;
 pub use self::schema::schema;
 

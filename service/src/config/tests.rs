@@ -1,0 +1,1 @@
+//! Documents and overrides, from text to a block.

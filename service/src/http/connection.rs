@@ -1,0 +1,278 @@
+//! One keep-alive connection, driven by the call that uses it.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use millrace_core::limits::ANSWER_HEADERS_MAX;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{Error, Response};
+
+pub(super) type Outgoing = http::Request<Full<Bytes>>;
+
+type Driver = http1::Connection<TokioIo<Counted>, Full<Bytes>>;
+
+/// Whether bytes of a request have left, readable after the call was given up.
+#[derive(Default, Debug)]
+pub(super) struct Written(AtomicU64);
+
+impl Written {
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// A connection between two calls, or within one.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Does the reading and writing; `None` once the connection has ended.
+    driver: Option<Pin<Box<Driver>>>,
+    written: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) async fn start(stream: TcpStream) -> Result<Self, hyper::Error> {
+        let written = Arc::new(AtomicU64::new(0));
+        let counted = Counted {
+            stream,
+            written: Arc::clone(&written),
+        };
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(ANSWER_HEADERS_MAX)
+            .handshake(TokioIo::new(counted))
+            .await?;
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+            written,
+        })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.driver.is_some()
+    }
+
+    /// Whether it still takes a request: reads what the server sent since the last call, such
+    /// as its farewell.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        poll_fn(|context| {
+            self.drive(context);
+            if self.driver.is_none() {
+                return Poll::Ready(false);
+            }
+            self.sender.poll_ready(context).map(|ready| ready.is_ok())
+        })
+        .await
+    }
+
+    /// Sends a request and reads its answer. After an error the connection is of no use.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Outgoing,
+        response_bytes_max: usize,
+        progress: &Written,
+    ) -> Result<Response, Error> {
+        let before = self.written.load(Ordering::Relaxed);
+        if !self.is_usable().await {
+            return Err(Error::LostBeforeWrite(None));
+        }
+        let sent = self.sender.send_request(request);
+        let answer = self
+            .driven(read(sent, response_bytes_max), before, progress)
+            .await;
+        let written = progress.any();
+        answer.map_err(|failed| match failed {
+            Failed::TooLarge => Error::TooLarge {
+                limit_bytes: response_bytes_max,
+            },
+            Failed::Broken(error) if error.is_parse() => Error::Malformed(error),
+            Failed::Broken(error) if written => Error::LostAfterWrite(Some(error)),
+            Failed::Broken(error) => Error::LostBeforeWrite(Some(error)),
+        })
+    }
+
+    /// Polls `work` and the connection together, and notes when the first byte leaves.
+    async fn driven<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failed>>,
+        before: u64,
+        progress: &Written,
+    ) -> Result<T, Failed> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|context| {
+            self.drive(context);
+            let left = self.written.load(Ordering::Relaxed) - before;
+            progress.0.store(left, Ordering::Relaxed);
+            let answer = work.as_mut().poll(context);
+            // Reading the answer makes room for more of it, which only the driver brings.
+            if answer.is_pending() {
+                self.drive(context);
+                progress.0.store(
+                    self.written.load(Ordering::Relaxed) - before,
+                    Ordering::Relaxed,
+                );
+                return work.as_mut().poll(context);
+            }
+            answer
+        })
+        .await
+    }
+
+    fn drive(&mut self, context: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(context).is_ready()
+        {
+            // How it ended is told to the call that waits for an answer, if one does.
+            self.driver = None;
+        }
+    }
+}
+
+/// Why an answer could not be read.
+#[derive(Debug)]
+enum Failed {
+    TooLarge,
+    Broken(hyper::Error),
+}
+
+async fn read(
+    sent: impl Future<Output = Result<http::Response<Incoming>, hyper::Error>>,
+    response_bytes_max: usize,
+) -> Result<Response, Failed> {
+    let (head, mut incoming) = sent.await.map_err(Failed::Broken)?.into_parts();
+    let mut body = Body::Nothing;
+    while let Some(frame) = incoming.frame().await {
+        if let Ok(data) = frame.map_err(Failed::Broken)?.into_data() {
+            body = body.plus(data);
+            if body.len() > response_bytes_max {
+                return Err(Failed::TooLarge);
+            }
+        }
+    }
+    Ok(Response {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.finish(),
+    })
+}
+
+/// Collects a body; most have one part, which is not copied.
+enum Body {
+    Nothing,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(part) => part.len(),
+            Self::Many(parts) => parts.len(),
+        }
+    }
+
+    fn plus(self, part: Bytes) -> Self {
+        match self {
+            Self::Nothing => Self::One(part),
+            Self::One(first) => {
+                let mut parts = BytesMut::with_capacity((first.len() + part.len()) * 2);
+                parts.extend_from_slice(&first);
+                parts.extend_from_slice(&part);
+                Self::Many(parts)
+            }
+            Self::Many(mut parts) => {
+                parts.extend_from_slice(&part);
+                Self::Many(parts)
+            }
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(part) => part,
+            Self::Many(parts) => parts.freeze(),
+        }
+    }
+}
+
+/// A stream that counts the bytes that the kernel took for sending.
+struct Counted {
+    stream: TcpStream,
+    written: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn count(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &result {
+            self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.count(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.count(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
