@@ -70,3 +70,6 @@ impl CallContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

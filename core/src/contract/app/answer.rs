@@ -521,3 +521,6 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

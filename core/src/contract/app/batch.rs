@@ -393,3 +393,6 @@ impl<'de> Visitor<'de> for NullableOutputs<'_, 'de> {
         Outputs(self.0).deserialize(deserializer).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests;

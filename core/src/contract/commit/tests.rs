@@ -21,8 +21,16 @@ fn example() -> Metadata {
         ledger: LedgerImage {
             terminal: vec![0b0001_0110],
             attempts: vec![
-                Attempted { delta: 0, attempts: 2, first_attempt_s: 1_765_170_208 },
-                Attempted { delta: 3, attempts: 1, first_attempt_s: 1_765_170_216 },
+                Attempted {
+                    delta: 0,
+                    attempts: 2,
+                    first_attempt_s: 1_765_170_208,
+                },
+                Attempted {
+                    delta: 3,
+                    attempts: 1,
+                    first_attempt_s: 1_765_170_216,
+                },
             ],
             crash: None,
             parked: vec![],
@@ -43,8 +51,14 @@ fn refused(text: &str) -> Error {
 #[test]
 fn e1_the_published_example_is_what_we_write_and_read() {
     assert_eq!(example().encode(), EXAMPLE);
-    assert_eq!(Metadata::decode(EXAMPLE, UnknownKeys::Refuse), Ok(example()));
-    assert_eq!(Metadata::decode(EXAMPLE, UnknownKeys::Ignore), Ok(example()));
+    assert_eq!(
+        Metadata::decode(EXAMPLE, UnknownKeys::Refuse),
+        Ok(example())
+    );
+    assert_eq!(
+        Metadata::decode(EXAMPLE, UnknownKeys::Ignore),
+        Ok(example())
+    );
 }
 
 #[test]
@@ -64,20 +78,55 @@ fn e1_every_token_and_every_absence_has_its_form() {
     };
     let at = Position::new(5);
     let release = Some(ReleaseId::new("r2").unwrap());
-    check(Token::Shadow { epoch: 1, at, peer: None }, "mr1;k=S;e=1;at=5;pr=-;le=-1;t=;g=0;m=-");
-    check(Token::Live { epoch: 1, from: at, peer: None }, "mr1;k=L;e=1;at=5;pr=-;le=-1;t=;g=0;m=-");
-    check(Token::Sealed { epoch: 2, at, to: release }, "mr1;k=X;e=2;at=5;pr=r2;le=-1;t=;g=0;m=-");
-    check(Token::Sealed { epoch: 2, at, to: None }, "mr1;k=X;e=2;at=5;pr=-;le=-1;t=;g=0;m=-");
+    check(
+        Token::Shadow {
+            epoch: 1,
+            at,
+            peer: None,
+        },
+        "mr1;k=S;e=1;at=5;pr=-;le=-1;t=;g=0;m=-",
+    );
+    check(
+        Token::Live {
+            epoch: 1,
+            from: at,
+            peer: None,
+        },
+        "mr1;k=L;e=1;at=5;pr=-;le=-1;t=;g=0;m=-",
+    );
+    check(
+        Token::Sealed {
+            epoch: 2,
+            at,
+            to: release,
+        },
+        "mr1;k=X;e=2;at=5;pr=r2;le=-1;t=;g=0;m=-",
+    );
+    check(
+        Token::Sealed {
+            epoch: 2,
+            at,
+            to: None,
+        },
+        "mr1;k=X;e=2;at=5;pr=-;le=-1;t=;g=0;m=-",
+    );
 }
 
 #[test]
 fn e1_the_whole_ledger_has_its_form() {
     let mut metadata = example();
-    metadata.ledger.crash = Some(CrashState { clean: false, count: 2, range: 5812 });
+    metadata.ledger.crash = Some(CrashState {
+        clean: false,
+        count: 2,
+        range: 5812,
+    });
     metadata.ledger.parked = vec![1, u64::MAX];
     let text = metadata.encode();
     let fields = EXAMPLE.rsplit_once(";c=").unwrap().0;
-    assert_eq!(text, resealed(&format!("{fields};u=0:2:5812;l=AAAAAAAAAAH__________w")));
+    assert_eq!(
+        text,
+        resealed(&format!("{fields};u=0:2:5812;l=AAAAAAAAAAH__________w"))
+    );
     assert_eq!(Metadata::decode(&text, UnknownKeys::Refuse), Ok(metadata));
 }
 
@@ -88,11 +137,25 @@ fn e1_the_bitmap_counts_from_the_offset_and_has_no_empty_end() {
     for delta in [1, 2, 4] {
         ledger.set_terminal(delta);
     }
-    assert_eq!(ledger, LedgerImage { attempts: vec![], ..example().ledger });
-    assert_eq!((0..20).filter(|delta| ledger.is_terminal(*delta)).collect::<Vec<_>>(), [1, 2, 4]);
+    assert_eq!(
+        ledger,
+        LedgerImage {
+            attempts: vec![],
+            ..example().ledger
+        }
+    );
+    assert_eq!(
+        (0..20)
+            .filter(|delta| ledger.is_terminal(*delta))
+            .collect::<Vec<_>>(),
+        [1, 2, 4]
+    );
     assert!(!ledger.is_terminal(u64::MAX));
     ledger.terminal.extend([0, 0]);
-    let metadata = Metadata { ledger, ..example() };
+    let metadata = Metadata {
+        ledger,
+        ..example()
+    };
     assert!(metadata.encode().contains(";d=Fg;c="));
 }
 
@@ -119,7 +182,11 @@ fn r9_no_single_damaged_byte_reads_as_metadata() {
 #[test]
 fn e1_a_changed_string_with_a_right_checksum_fails_or_is_what_we_write() {
     let mut metadata = example();
-    metadata.ledger.crash = Some(CrashState { clean: true, count: 0, range: 5812 });
+    metadata.ledger.crash = Some(CrashState {
+        clean: true,
+        count: 0,
+        range: 5812,
+    });
     metadata.ledger.parked = vec![77];
     let text = metadata.encode();
     let fields = text.rsplit_once(";c=").unwrap().0;
@@ -143,13 +210,17 @@ fn e1_a_changed_string_with_a_right_checksum_fails_or_is_what_we_write() {
         shorter.remove(at);
         check(&shorter);
     }
-    assert!(accepted > 500, "most digits and letters can be others, got {accepted}");
+    assert!(
+        accepted > 500,
+        "most digits and letters can be others, got {accepted}"
+    );
 }
 
 #[test]
 fn e1_nothing_but_the_canonical_form_is_read() {
     let head = "mr1;k=L;e=23;at=812;pr=-;le=7;t=5f2c90ab;g=41;m=c01d77e3";
-    let check = |fields: &str, expect: Error| assert_eq!(refused(&resealed(fields)), expect, "{fields}");
+    let check =
+        |fields: &str, expect: Error| assert_eq!(refused(&resealed(fields)), expect, "{fields}");
     let field = |field| Error::Field { field };
     assert!(Metadata::decode(&resealed(head), UnknownKeys::Refuse).is_ok());
     check("mr2;k=L", Error::Version { expected: "mr1;" });
@@ -169,7 +240,10 @@ fn e1_nothing_but_the_canonical_form_is_read() {
     check(&format!("{head};d=Fg=="), field("d"));
     check(&format!("{head};d=Fh"), field("d"));
     check(&format!("{head};d=FgA"), field("d"));
-    check(&format!("{head};d={}", URL_SAFE_NO_PAD.encode([1; 2049])), field("d"));
+    check(
+        &format!("{head};d={}", URL_SAFE_NO_PAD.encode([1; 2049])),
+        field("d"),
+    );
     check(&format!("{head};a="), field("a"));
     check(&format!("{head};a=3:1:t,0:1:t"), field("a"));
     check(&format!("{head};a=3:1:t,3:1:t"), field("a"));
@@ -184,7 +258,10 @@ fn e1_nothing_but_the_canonical_form_is_read() {
     check(&format!("{head};u=1:0:0:0"), field("u"));
     check(&format!("{head};l="), field("l"));
     check(&format!("{head};l=AAAA"), field("l"));
-    check(&format!("{head};l={}", URL_SAFE_NO_PAD.encode([1; 33 * 8])), field("l"));
+    check(
+        &format!("{head};l={}", URL_SAFE_NO_PAD.encode([1; 33 * 8])),
+        field("l"),
+    );
     check(&format!("{head};u=1:0:0;d=Fg"), field("after the last one"));
     check(&format!("{head};d=Fg;d=Fg"), field("after the last one"));
     check(&format!("{head};k=L"), field("after the last one"));
@@ -192,7 +269,10 @@ fn e1_nothing_but_the_canonical_form_is_read() {
     assert_eq!(refused(&format!("{head};c=00000000")), Error::Checksum);
     assert_eq!(refused("mr1;c=00000000"), Error::Checksum);
     assert_eq!(refused(""), Error::Version { expected: "mr1;" });
-    assert_eq!(refused(&"x".repeat(4_001)), Error::TooLong { length: 4_001 });
+    assert_eq!(
+        refused(&"x".repeat(4_001)),
+        Error::TooLong { length: 4_001 }
+    );
 }
 
 #[test]
@@ -201,10 +281,20 @@ fn d_w7_newer_keys_are_ignored_at_least_once_and_refused_exactly_once() {
     let rest = rest.rsplit_once(";c=").unwrap().0;
     let text = resealed(&format!("{fields};z=9{rest};new=a,b"));
     assert_eq!(Metadata::decode(&text, UnknownKeys::Ignore), Ok(example()));
-    assert_eq!(refused(&text), Error::UnknownKey { key: "z".to_owned() });
-    for damaged in [";z=9;z=9", ";Z=9", ";=9", ";z", ";z=a b", ";z=\u{1}", ";z=ä"] {
+    assert_eq!(
+        refused(&text),
+        Error::UnknownKey {
+            key: "z".to_owned()
+        }
+    );
+    for damaged in [
+        ";z=9;z=9", ";Z=9", ";=9", ";z", ";z=a b", ";z=\u{1}", ";z=ä",
+    ] {
         let text = resealed(&format!("{fields}{damaged}"));
-        assert!(Metadata::decode(&text, UnknownKeys::Ignore).is_err(), "{text}");
+        assert!(
+            Metadata::decode(&text, UnknownKeys::Ignore).is_err(),
+            "{text}"
+        );
     }
 }
 
@@ -229,33 +319,65 @@ fn e2_the_fullest_metadata_of_the_largest_window_fits() {
                     first_attempt_s: i64::MAX,
                 })
                 .collect(),
-            crash: Some(CrashState { clean: false, count: u32::MAX, range: u64::MAX }),
+            crash: Some(CrashState {
+                clean: false,
+                count: u32::MAX,
+                range: u64::MAX,
+            }),
             parked: vec![u64::MAX; 40],
         },
     };
     let text = metadata.encode();
     assert!(text.len() <= 3_800, "{}", text.len());
     let decoded = Metadata::decode(&text, UnknownKeys::Refuse).unwrap();
-    assert_eq!(decoded.ledger.attempts, metadata.ledger.attempts[..16], "the oldest are kept (D-W4)");
+    assert_eq!(
+        decoded.ledger.attempts,
+        metadata.ledger.attempts[..16],
+        "the oldest are kept (D-W4)"
+    );
     assert_eq!(decoded.ledger.parked.len(), 32);
     assert_eq!(decoded.encode(), text);
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
-    let release = proptest::option::of("[A-Za-z0-9._][A-Za-z0-9._-]{0,63}".prop_map(|r| ReleaseId::new(&r).unwrap()));
+    let release = proptest::option::of(
+        "[A-Za-z0-9._][A-Za-z0-9._-]{0,63}".prop_map(|r| ReleaseId::new(&r).unwrap()),
+    );
     let at = (0..=i64::MAX).prop_map(Position::new);
     let token = (0..3, any::<u64>(), at, release).prop_map(|(kind, epoch, at, peer)| match kind {
         0 => Token::Shadow { epoch, at, peer },
-        1 => Token::Live { epoch, from: at, peer },
-        _ => Token::Sealed { epoch, at, to: peer },
+        1 => Token::Live {
+            epoch,
+            from: at,
+            peer,
+        },
+        _ => Token::Sealed {
+            epoch,
+            at,
+            to: peer,
+        },
     });
-    let attempts = proptest::collection::btree_map(0..WINDOW_POSITIONS_MAX, (any::<u32>(), 0..=i64::MAX), 0..=16);
+    let attempts = proptest::collection::btree_map(
+        0..WINDOW_POSITIONS_MAX,
+        (any::<u32>(), 0..=i64::MAX),
+        0..=16,
+    );
     let attempts = attempts.prop_map(|attempts| {
-        let one = |(delta, (attempts, first_attempt_s))| Attempted { delta, attempts, first_attempt_s };
+        let one = |(delta, (attempts, first_attempt_s))| Attempted {
+            delta,
+            attempts,
+            first_attempt_s,
+        };
         attempts.into_iter().map(one).collect()
     });
-    let crash = proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>()))
-        .prop_map(|crash| crash.map(|(clean, count, range)| CrashState { clean, count, range }));
+    let crash =
+        proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>())).prop_map(|crash| {
+            crash.map(|(clean, count, range)| CrashState {
+                clean,
+                count,
+                range,
+            })
+        });
     let parked = proptest::collection::vec(any::<u64>(), 0..=32);
     let terminal = proptest::collection::vec(any::<u8>(), 0..2_048).prop_map(|mut bits| {
         while bits.last() == Some(&0) {
@@ -263,20 +385,35 @@ fn metadata() -> impl Strategy<Value = Metadata> {
         }
         bits
     });
-    let ledger = (terminal, attempts, crash, parked)
-        .prop_map(|(terminal, attempts, crash, parked)| LedgerImage { terminal, attempts, crash, parked });
+    let ledger =
+        (terminal, attempts, crash, parked).prop_map(|(terminal, attempts, crash, parked)| {
+            LedgerImage {
+                terminal,
+                attempts,
+                crash,
+                parked,
+            }
+        });
     let leader_epoch = proptest::option::of(0..=i32::MAX);
     let hash = proptest::option::of(any::<u32>());
-    (token, leader_epoch, hash.clone(), any::<i32>(), hash, ledger).prop_map(
-        |(token, leader_epoch, topic, generation, member, ledger)| Metadata {
-            token,
-            leader_epoch,
-            topic,
-            generation,
-            member,
-            ledger,
-        },
+    (
+        token,
+        leader_epoch,
+        hash.clone(),
+        any::<i32>(),
+        hash,
+        ledger,
     )
+        .prop_map(
+            |(token, leader_epoch, topic, generation, member, ledger)| Metadata {
+                token,
+                leader_epoch,
+                topic,
+                generation,
+                member,
+                ledger,
+            },
+        )
 }
 
 proptest! {

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::wire::{Reader, put_bytes, put_count, put_partition, put_partitions, put_text, stamp_byte};
+use super::wire::{
+    Reader, put_bytes, put_count, put_partition, put_partitions, put_text, stamp_byte,
+};
 use super::{
-    Announce, Answered, Fault, Hello, Lease, Malformed, Mode, Ready, StoreClass, StoreFailure, Stored,
-    Transaction, TransactionOffset,
+    Announce, Answered, Fault, Hello, Lease, Malformed, Mode, Ready, StoreClass, StoreFailure,
+    Stored, Transaction, TransactionOffset,
 };
 
 impl Hello {

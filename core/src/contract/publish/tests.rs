@@ -6,8 +6,15 @@ use super::*;
 use crate::limits::FRAME_BYTES_MAX;
 
 fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u32> = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).unwrap()).collect();
-    digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()).collect()
+    let digits: Vec<u32> = text
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_digit(16).unwrap())
+        .collect();
+    digits
+        .chunks(2)
+        .map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap())
+        .collect()
 }
 
 fn orders(number: i32) -> Partition {
@@ -16,7 +23,9 @@ fn orders(number: i32) -> Partition {
 
 fn single(bytes: &[u8]) -> Bytes {
     let mut buffer = BytesMut::from(bytes);
-    let frame = next_frame(&mut buffer, FRAME_BYTES_MAX).unwrap().expect("a whole frame");
+    let frame = next_frame(&mut buffer, FRAME_BYTES_MAX)
+        .unwrap()
+        .expect("a whole frame");
     assert!(buffer.is_empty());
     frame
 }
@@ -62,7 +71,9 @@ fn requests() -> Vec<(Request, &'static str)> {
             "2c000000 07 0500000000000000 30313233343536373839616263646566 02 02000000747801000000 1204000000000000",
         ),
         (
-            Request::Withdraw { calls: vec![5, 256] },
+            Request::Withdraw {
+                calls: vec![5, 256],
+            },
             "15000000 09 02000000 0500000000000000 0001000000000000",
         ),
         (
@@ -170,13 +181,22 @@ fn p_2_frames_have_their_published_bytes() {
 
 fn small_results() -> ResultsFrame {
     let mut frame = ResultsFrame::new(2, Stamp::Shadow, 41);
-    assert_eq!(frame.event(&orders(3), Position::new(1042), 0x0a0b, FateCode::Emitted), 0);
+    assert_eq!(
+        frame.event(&orders(3), Position::new(1042), 0x0a0b, FateCode::Emitted),
+        0
+    );
     frame.record(Destination::Output, None, Some(5), Some(b"k"), Some(b""));
     frame.header(b"h", None);
     frame.header_of(b"i", &[b"a", b"", b"bc"]);
     frame.record(Destination::Topic("alt"), Some(1), None, None, None);
-    assert_eq!(frame.event(&orders(4), Position::new(7), 0, FateCode::Filtered), 1);
-    assert_eq!(frame.event(&orders(3), Position::new(1044), 0, FateCode::DeadLettered), 2);
+    assert_eq!(
+        frame.event(&orders(4), Position::new(7), 0, FateCode::Filtered),
+        1
+    );
+    assert_eq!(
+        frame.event(&orders(3), Position::new(1044), 0, FateCode::DeadLettered),
+        2
+    );
     frame.record(Destination::DeadLetter, None, None, None, Some(b"\xff"));
     frame
 }
@@ -198,42 +218,80 @@ fn p_2_a_results_frame_has_its_published_bytes() {
     let bytes = frame.finish();
     assert_eq!(bytes.len(), length, "credit counts what is sent");
     assert_eq!(bytes, golden);
-    let Ok(Request::Results(results)) = Request::decode(single(&bytes)) else { panic!("no results") };
-    assert_eq!((results.seq, results.stamp, results.generation), (2, Stamp::Shadow, 41));
+    let Ok(Request::Results(results)) = Request::decode(single(&bytes)) else {
+        panic!("no results")
+    };
+    assert_eq!(
+        (results.seq, results.stamp, results.generation),
+        (2, Stamp::Shadow, 41)
+    );
     assert_eq!(results.partitions(), [orders(3), orders(4)]);
     assert_eq!((results.len(), results.frame_bytes()), (3, length));
-    assert_eq!(encoded(|into| Request::Results(results.clone()).encode(into)), golden);
+    assert_eq!(
+        encoded(|into| Request::Results(results.clone()).encode(into)),
+        golden
+    );
 
     let events: Vec<_> = results.events().collect();
-    assert_eq!(events.iter().map(|e| (e.index, e.partition, e.position.offset(), e.lane, e.fate)).collect::<Vec<_>>(), [
-        (0, 0, 1042, 0x0a0b, FateCode::Emitted),
-        (1, 1, 7, 0, FateCode::Filtered),
-        (2, 0, 1044, 0, FateCode::DeadLettered),
-    ]);
-    assert_eq!(events.iter().map(ResultEvent::record_count).collect::<Vec<_>>(), [2, 0, 1]);
+    assert_eq!(
+        events
+            .iter()
+            .map(|e| (e.index, e.partition, e.position.offset(), e.lane, e.fate))
+            .collect::<Vec<_>>(),
+        [
+            (0, 0, 1042, 0x0a0b, FateCode::Emitted),
+            (1, 1, 7, 0, FateCode::Filtered),
+            (2, 0, 1044, 0, FateCode::DeadLettered),
+        ]
+    );
+    assert_eq!(
+        events
+            .iter()
+            .map(ResultEvent::record_count)
+            .collect::<Vec<_>>(),
+        [2, 0, 1]
+    );
     let records: Vec<_> = events[0].records().collect();
     assert_eq!(records[0].destination, Destination::Output);
-    assert_eq!((records[0].partition, records[0].timestamp_ms), (None, Some(5)));
-    assert_eq!((records[0].key, records[0].value), (Some(&b"k"[..]), Some(&b""[..])));
+    assert_eq!(
+        (records[0].partition, records[0].timestamp_ms),
+        (None, Some(5))
+    );
+    assert_eq!(
+        (records[0].key, records[0].value),
+        (Some(&b"k"[..]), Some(&b""[..]))
+    );
     let headers: [(&[u8], Option<&[u8]>); 2] = [(b"h", None), (b"i", Some(b"abc"))];
     assert_eq!(records[0].headers.clone().collect::<Vec<_>>(), headers);
     assert_eq!(records[0].headers.len(), 2);
     assert_eq!(records[1].destination, Destination::Topic("alt"));
-    assert_eq!((records[1].partition, records[1].timestamp_ms), (Some(1), None));
+    assert_eq!(
+        (records[1].partition, records[1].timestamp_ms),
+        (Some(1), None)
+    );
     assert_eq!((records[1].key, records[1].value), (None, None));
     assert_eq!(records[1].headers.len(), 0);
     let dead = events[2].records().next().unwrap();
-    assert_eq!((dead.destination, dead.value), (Destination::DeadLetter, Some(&b"\xff"[..])));
+    assert_eq!(
+        (dead.destination, dead.value),
+        (Destination::DeadLetter, Some(&b"\xff"[..]))
+    );
 }
 
 #[test]
 fn records_are_parts_of_the_received_frame() {
     let frame = single(&small_results().finish());
     let memory = frame.as_ptr_range();
-    let Ok(Request::Results(results)) = Request::decode(frame.clone()) else { panic!("no results") };
+    let Ok(Request::Results(results)) = Request::decode(frame.clone()) else {
+        panic!("no results")
+    };
     for event in results.events() {
         for record in event.records() {
-            for part in [record.key, record.value].into_iter().flatten().filter(|part| !part.is_empty()) {
+            for part in [record.key, record.value]
+                .into_iter()
+                .flatten()
+                .filter(|part| !part.is_empty())
+            {
                 assert!(memory.contains(&part.as_ptr()));
                 assert_eq!(event.share(part).as_ptr(), part.as_ptr());
             }
@@ -244,7 +302,11 @@ fn records_are_parts_of_the_received_frame() {
 #[test]
 fn p_2_a_damaged_frame_is_refused_or_says_something_else() {
     let mut frames: Vec<Vec<u8>> = vec![small_results().finish().to_vec()];
-    frames.extend(requests().iter().map(|(request, _)| encoded(|into| request.encode(into))));
+    frames.extend(
+        requests()
+            .iter()
+            .map(|(request, _)| encoded(|into| request.encode(into))),
+    );
     for whole in frames {
         let body = &whole[4..];
         for end in 0..body.len() {
@@ -257,12 +319,21 @@ fn p_2_a_damaged_frame_is_refused_or_says_something_else() {
             for bit in 0..8 {
                 let mut other = body.to_vec();
                 other[at] ^= 1 << bit;
-                let Ok(request) = Request::decode(other.clone().into()) else { continue };
+                let Ok(request) = Request::decode(other.clone().into()) else {
+                    continue;
+                };
                 if let Request::Results(results) = &request {
-                    let seen: usize = results.events().map(|event| event.records().map(|r| r.headers.count()).sum::<usize>()).sum();
+                    let seen: usize = results
+                        .events()
+                        .map(|event| event.records().map(|r| r.headers.count()).sum::<usize>())
+                        .sum();
                     assert!(seen < 100);
                 }
-                assert_eq!(encoded(|into| request.encode(into))[4..], other, "decoding accepts only what is written");
+                assert_eq!(
+                    encoded(|into| request.encode(into))[4..],
+                    other,
+                    "decoding accepts only what is written"
+                );
             }
         }
     }
@@ -284,17 +355,32 @@ fn p_2_frames_come_out_of_a_stream_in_any_pieces() {
             }
         }
         assert!(buffer.is_empty());
-        assert_eq!(got, requests().into_iter().map(|(request, _)| request).collect::<Vec<_>>());
+        assert_eq!(
+            got,
+            requests()
+                .into_iter()
+                .map(|(request, _)| request)
+                .collect::<Vec<_>>()
+        );
     }
 }
 
 #[test]
 fn p_2_lengths_and_kinds_are_checked() {
     let next = |bytes: &[u8]| next_frame(&mut BytesMut::from(bytes), 16);
-    assert_eq!(next(&hex("11000000")), Err(Error::TooLarge { length: 17, max: 16 }));
+    assert_eq!(
+        next(&hex("11000000")),
+        Err(Error::TooLarge {
+            length: 17,
+            max: 16
+        })
+    );
     assert_eq!(next(&hex("10000000 01")), Ok(None));
     assert_eq!(next(&hex("000000")), Ok(None));
-    assert!(matches!(next(&hex("00000000")), Err(Error::Malformed { .. })));
+    assert!(matches!(
+        next(&hex("00000000")),
+        Err(Error::Malformed { .. })
+    ));
     for kind in [0, 2, 5, 6, 8, 10, 12, 15, 17, 255] {
         let frame = Bytes::copy_from_slice(&[kind]);
         assert_eq!(Request::decode(frame), Err(Error::UnknownKind { kind }));
@@ -309,7 +395,13 @@ fn p_2_lengths_and_kinds_are_checked() {
 #[test]
 fn d_e2_a_transaction_without_group_metadata_is_refused() {
     let bytes = hex("11000000 0b 0900000000000000 00000000 00000000");
-    assert!(matches!(Request::decode(single(&bytes)), Err(Error::Malformed { frame: "Transaction", .. })));
+    assert!(matches!(
+        Request::decode(single(&bytes)),
+        Err(Error::Malformed {
+            frame: "Transaction",
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -330,7 +422,14 @@ fn an_event_that_does_not_fit_can_be_taken_back() {
 }
 
 type Model = Vec<(u8, i64, u64, u8, Vec<ModelRecord>)>;
-type ModelRecord = (u8, Option<i32>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
+type ModelRecord = (
+    u8,
+    Option<i32>,
+    Option<i64>,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Vec<(Vec<u8>, Option<Vec<u8>>)>,
+);
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..20)
@@ -346,16 +445,32 @@ fn model() -> impl Strategy<Value = Model> {
         proptest::option::of(bytes()),
         proptest::collection::vec(header, 0..4),
     );
-    let event = (0_u8..5, any::<i64>(), any::<u64>(), 0_u8..4, proptest::collection::vec(record, 0..4));
+    let event = (
+        0_u8..5,
+        any::<i64>(),
+        any::<u64>(),
+        0_u8..4,
+        proptest::collection::vec(record, 0..4),
+    );
     proptest::collection::vec(event, 0..12)
 }
 
 fn destination(code: u8) -> Destination<'static> {
-    [Destination::Output, Destination::DeadLetter, Destination::Verification, Destination::Topic("ä.b")][usize::from(code)]
+    [
+        Destination::Output,
+        Destination::DeadLetter,
+        Destination::Verification,
+        Destination::Topic("ä.b"),
+    ][usize::from(code)]
 }
 
 fn fate(code: u8) -> FateCode {
-    [FateCode::Emitted, FateCode::Filtered, FateCode::DeadLettered, FateCode::FailedInShadow][usize::from(code)]
+    [
+        FateCode::Emitted,
+        FateCode::Filtered,
+        FateCode::DeadLettered,
+        FateCode::FailedInShadow,
+    ][usize::from(code)]
 }
 
 proptest! {
