@@ -1,1 +1,170 @@
-//! Millrace: output.
+//! The output proxy: takes results from the input proxy, stores them, and says what is stored.
+//!
+//! It owns every producer (D-O7) and holds no release state: it obeys the stamp, the generation
+//! and the lease that come with the results (R10). All decisions are in
+//! `millrace_core::store`.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+use millrace_connectors::kafka::{self, Admin, KafkaSink};
+use millrace_core::contract::block::Block;
+use millrace_core::limits::PUBLISH_CREDIT_BYTES;
+use millrace_core::store::{Settings, Store};
+use millrace_service::admin::{self, Access, Health, Readiness};
+use millrace_service::config;
+use millrace_service::shutdown::{DRAIN_DEADLINE, Ended, Shutdown};
+use millrace_service::telemetry::{Metrics, chain};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+mod connection;
+mod metrics;
+mod preflight;
+mod publisher;
+mod server;
+
+pub use connection::Error as ConnectionError;
+pub use server::{Address, Error as ServerError};
+
+/// Sessions that wait to be admitted; the newest wins.
+const ARRIVALS_QUEUED_MAX: usize = 4;
+
+/// What comes from around the process, not from the block document.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// `MILLRACE_RELEASE`.
+    pub release: String,
+    /// Where `millrace dev` runs the broker of embedded connections.
+    pub embedded: Option<SocketAddr>,
+    /// Variables that secrets may name.
+    pub variables: config::Environment,
+}
+
+/// Where the output listens; ports that were 0 are known now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// For the input proxy.
+    pub publish: Address,
+    /// `/livez`, `/readyz`, `/startupz`, `/metrics`.
+    pub admin: SocketAddr,
+}
+
+/// Why the output cannot run at all. What can mend itself is waited for instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The document asks for what cannot be done, or a secret is missing.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The publish listener.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// A listener does not tell its address.
+    #[error("failed to read the address of a listener")]
+    Address(#[source] std::io::Error),
+    /// librdkafka does not take the settings.
+    #[error("connections.{connection} is not usable")]
+    Client {
+        /// Which.
+        connection: String,
+        /// Why.
+        #[source]
+        source: kafka::Error,
+    },
+}
+
+/// Runs the output proxy of `block` until `shutdown`, then stores what is still coming and
+/// returns. `bound` hears where it listens, before anything waits for the broker.
+///
+/// # Errors
+/// See [`Error`]; an unreachable broker or a missing topic is none.
+pub async fn run(
+    block: &Block,
+    environment: Environment,
+    shutdown: Shutdown,
+    bound: oneshot::Sender<Bound>,
+) -> Result<(), Error> {
+    let broker = connection::broker(block, environment.embedded, &environment.variables)?;
+    let client = |source| Error::Client { connection: broker.name.clone(), source };
+    let asking = Admin::connect(&broker.settings).map_err(client)?;
+    let publish = &block.publish;
+    let listener = server::Listener::bind(publish.socket.as_deref(), publish.port.number).await?;
+    let admin_listener = admin::bind(block.admin.bind, block.admin.output_port.number).await?;
+    let addresses = Bound {
+        publish: listener.address().map_err(Error::Address)?,
+        admin: admin_listener.local_addr().map_err(Error::Address)?,
+    };
+    info!(publish = ?addresses.publish, admin = %addresses.admin, "the output proxy listens");
+
+    let health = Health::new();
+    let metrics = Metrics::new(block.identity.name(), &environment.release, "output");
+    let snapshot = metrics::Snapshot::default();
+    snapshot.show_on(&metrics, &broker.output.dead_letter);
+    let ports = admin::Admin {
+        access: Access {
+            bind: block.admin.bind,
+            token: block.admin.token.clone(),
+            environment: environment.variables.clone(),
+            // `/drain` is the input's (D-S3).
+            drain_token: None,
+        },
+        health: health.clone(),
+        metrics,
+        shutdown: shutdown.clone(),
+        v1: axum::Router::new(),
+    };
+    let (end, ended) = oneshot::channel::<()>();
+    let serving = tokio::spawn(admin::serve(admin_listener, ports, async {
+        // The sender ends with `run`, whichever way that ends.
+        drop(ended.await);
+    }));
+    health.has_started();
+    // Whoever does not want to know has dropped the receiver.
+    drop(bound.send(addresses));
+
+    let (arrivals, arriving) = mpsc::channel(ARRIVALS_QUEUED_MAX);
+    let accepting = tokio::spawn(server::serve(listener, arrivals));
+    let work = async {
+        let limits = tokio::select! {
+            limits = preflight::wait(&asking, block, &broker, &health) => limits,
+            () = shutdown.requested() => return Ok(()),
+        };
+        drop(asking);
+        let mut producer = broker.producer.clone();
+        producer.batch_bytes_max = Some(limits.output.min(limits.dead_letter).min(limits.verification));
+        let mut store = Store::new(Settings {
+            block: block.identity.as_str().to_owned(),
+            release: environment.release.clone(),
+            output: broker.output.topic.as_str().into(),
+            dead_letter: broker.output.dead_letter.as_str().into(),
+            verification: broker.output.verification.as_str().into(),
+            credit: PUBLISH_CREDIT_BYTES,
+        });
+        store.connected(limits);
+        let make = || KafkaSink::new(&broker.settings, &producer);
+        let publisher = publisher::Publisher::new(store, make, health.clone(), snapshot).map_err(client)?;
+        health.set(Readiness::Ready);
+        publisher.run(arriving, &shutdown).await;
+        Ok(())
+    };
+    let result = match shutdown.run(work, DRAIN_DEADLINE).await {
+        Ended::Done(result) => result,
+        Ended::Late => {
+            warn!("the drain took too long; results that are not stored are made again from their events");
+            Ok(())
+        }
+        Ended::AtOnce => Ok(()),
+    };
+    shutdown.drained();
+    accepting.abort();
+    drop(end);
+    match serving.await {
+        Ok(Err(error)) => warn!(error = %chain(&error), "the admin port broke"),
+        Ok(Ok(())) | Err(_) => {}
+    }
+    info!("the output proxy has ended");
+    result
+}

@@ -1,0 +1,307 @@
+//! Owns the producer and the session: one task, one loop, no locks.
+//!
+//! [`Store`] decides; this loop carries out. A turn feeds what has come, then gives the producer
+//! every record that may enter, then tells the input what happened.
+
+use std::time::Duration;
+
+use millrace_connectors::{AppendClass, Delivery, Record, Sink};
+use millrace_core::contract::publish::{Fault, StoreClass};
+use millrace_core::store::{self, Effect, Ended, Failed, Store};
+use millrace_service::admin::{Health, Readiness};
+use millrace_service::shutdown::Shutdown;
+use millrace_service::time::clock;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+use crate::metrics::Snapshot;
+use crate::server::{Arrival, Link, Progress};
+
+/// How often counts are renewed and the loop shows that it moves.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long a connection that is over may take to read its last frame.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Pause between two attempts to make a producer.
+const REMAKE: Duration = Duration::from_secs(1);
+
+/// The publisher. `M` makes a producer.
+pub(crate) struct Publisher<S, M> {
+    store: Store,
+    make: M,
+    sink: S,
+    link: Option<Link>,
+    health: Health,
+    snapshot: Snapshot,
+    effects: Vec<Effect>,
+    deliveries: Vec<(u64, Delivery)>,
+    /// The last failure, while nothing has been stored since.
+    trouble: Option<String>,
+}
+
+/// What woke the loop.
+enum Woken {
+    Drain,
+    Arrival(Option<Arrival>),
+    Delivered,
+    Link(Progress),
+    Heartbeat,
+}
+
+impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
+    pub(crate) fn new(store: Store, make: M, health: Health, snapshot: Snapshot) -> Result<Self, E> {
+        Ok(Self {
+            store,
+            sink: make()?,
+            make,
+            link: None,
+            health,
+            snapshot,
+            effects: Vec::new(),
+            deliveries: Vec::new(),
+            trouble: None,
+        })
+    }
+
+    /// Runs until a drain is asked for and everything is stored.
+    pub(crate) async fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>, shutdown: &Shutdown) {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut draining = false;
+        while !(draining && self.link.is_none() && self.store.is_idle()) {
+            let open = self.store.open_records() > 0;
+            let woken = tokio::select! {
+                biased;
+                () = shutdown.requested(), if !draining => Woken::Drain,
+                _ = heartbeat.tick() => Woken::Heartbeat,
+                () = self.sink.deliveries(&mut self.deliveries), if open => Woken::Delivered,
+                progress = next_progress(&mut self.link) => Woken::Link(progress),
+                arrival = arrivals.recv() => Woken::Arrival(arrival),
+            };
+            match woken {
+                Woken::Drain => {
+                    draining = true;
+                    info!("storing what the input proxy still sends, then ending");
+                }
+                Woken::Arrival(Some(arrival)) => self.admit(arrival),
+                Woken::Arrival(None) => return,
+                Woken::Delivered => self.delivered(),
+                Woken::Link(Progress::Received) => self.received(),
+                Woken::Link(Progress::Sent) => {}
+                Woken::Link(Progress::Closed) => self.close_link("the input proxy is gone"),
+                Woken::Heartbeat => {
+                    self.health.progressed();
+                    self.snapshot.renew(self.store.counters());
+                }
+            }
+            self.turn().await;
+        }
+        self.sink.flush().await;
+        self.snapshot.renew(self.store.counters());
+    }
+
+    /// Settle, produce, settle.
+    async fn turn(&mut self) {
+        self.settle().await;
+        self.produce();
+        self.settle().await;
+        if self.link.as_ref().is_some_and(Link::is_over) {
+            self.close_link("the session ended");
+        }
+    }
+
+    async fn settle(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.store.settle(clock(), &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Reply(reply) => {
+                    if let Some(link) = &mut self.link {
+                        link.send(&reply);
+                    }
+                }
+                Effect::Purge => self.sink.purge(),
+                Effect::Rebuild => self.rebuild().await,
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Gives the producer every record that may enter it now.
+    fn produce(&mut self) {
+        // The clock is read for each record: a lease may end between two of them (P-4).
+        while let Some(record) = self.store.take(clock()) {
+            let ticket = record.ticket;
+            let record = Record {
+                topic: record.topic,
+                partition: record.partition,
+                timestamp_ms: record.timestamp_ms,
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+            };
+            if let Err(record) = self.sink.append(ticket, record) {
+                self.store.refused(store::Record {
+                    ticket,
+                    topic: record.topic,
+                    partition: record.partition,
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key,
+                    value: record.value,
+                    headers: record.headers,
+                });
+            }
+        }
+    }
+
+    fn delivered(&mut self) {
+        let mut stored = false;
+        let mut failure = None;
+        let ended = self.deliveries.drain(..).map(|(ticket, delivery)| {
+            let end = ended(delivery);
+            match &end {
+                Ended::Stored => stored = true,
+                Ended::Failed(failed) | Ended::Fatal(failed) => {
+                    if failed.class != StoreClass::Rejected && failure.is_none() {
+                        failure = Some(format!("{}: {}", failed.code, failed.message));
+                    }
+                }
+            }
+            (ticket, end)
+        });
+        self.store.ended(clock(), ended);
+        self.note(stored, failure);
+    }
+
+    /// Keeps health and log up to date: one line when trouble begins, one when it ends.
+    fn note(&mut self, stored: bool, failure: Option<String>) {
+        match (failure, &self.trouble) {
+            (Some(failure), None) => {
+                warn!(
+                    error = failure,
+                    "results cannot be stored; they are sent again without limit. Check that the brokers are up and that this connection may write to its topics"
+                );
+                self.health.set(Readiness::Degraded(format!("results cannot be stored: {failure}")));
+                self.trouble = Some(failure);
+            }
+            (None, Some(_)) if stored => {
+                info!("results are stored again");
+                self.health.set(Readiness::Ready);
+                self.trouble = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn admit(&mut self, arrival: Arrival) {
+        let mut link = Link::new(arrival.stream, arrival.buffer);
+        match self.store.admit(&arrival.hello) {
+            Ok(()) => {
+                info!(session = arrival.hello.session, pod = arrival.hello.pod, "the input proxy is connected");
+                let newer = Fault {
+                    code: "Replaced".to_owned(),
+                    message: "a newer session of the input proxy has connected".to_owned(),
+                };
+                if let Some(mut older) = self.link.replace(link) {
+                    older.end(newer);
+                    say_farewell(older);
+                }
+                // Frames may have come together with Hello.
+                self.received();
+            }
+            Err(fault) => {
+                warn!(code = fault.code, "a connection to the publish port is refused: {}", fault.message);
+                link.end(fault);
+                say_farewell(link);
+            }
+        }
+    }
+
+    fn received(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let now = clock();
+        while let Some(frame) = link.next() {
+            let handled = match frame {
+                Ok(request) => self.store.request(now, request),
+                Err(error) => Err(Fault { code: "Malformed".to_owned(), message: error.to_string() }),
+            };
+            if let Err(fault) = handled {
+                if fault.code != "Closed" {
+                    warn!(code = fault.code, "the publish connection is ended: {}", fault.message);
+                }
+                link.end(fault);
+                self.store.close();
+                return;
+            }
+        }
+    }
+
+    fn close_link(&mut self, why: &str) {
+        if self.link.take().is_some() {
+            debug!("{why}");
+            self.store.close();
+        }
+    }
+
+    /// D-O1: after a fatal error the producer is made anew; what it held is sent again.
+    async fn rebuild(&mut self) {
+        warn!("the producer failed for good and is made anew");
+        self.sink.purge();
+        loop {
+            match (self.make)() {
+                Ok(sink) => {
+                    self.sink = sink;
+                    break;
+                }
+                Err(error) => {
+                    warn!(%error, "no producer can be made");
+                    self.health.progressed();
+                    tokio::time::sleep(REMAKE).await;
+                }
+            }
+        }
+        self.deliveries.clear();
+        self.store.rebuilt();
+    }
+}
+
+/// Cancel-safe as [`Link::progress`] is.
+async fn next_progress(link: &mut Option<Link>) -> Progress {
+    match link {
+        Some(link) => link.progress().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets a connection that is over read its last frame, for a moment.
+fn say_farewell(mut link: Link) {
+    tokio::spawn(async move {
+        let told = async {
+            while !link.is_over() {
+                if link.progress().await == Progress::Closed {
+                    return;
+                }
+            }
+        };
+        // A peer that does not read will find the connection closed.
+        drop(tokio::time::timeout(FAREWELL, told).await);
+    });
+}
+
+fn ended(delivery: Delivery) -> Ended {
+    match delivery {
+        Delivery::Stored { .. } => Ended::Stored,
+        Delivery::Failed { class, code, message } => {
+            let (class, fatal) = match class {
+                AppendClass::Transient => (StoreClass::Transient, false),
+                AppendClass::Rejected => (StoreClass::Rejected, false),
+                AppendClass::Misconfigured => (StoreClass::Misconfigured, false),
+                AppendClass::Fatal => (StoreClass::Transient, true),
+            };
+            let failed = Failed { class, code, message };
+            if fatal { Ended::Fatal(failed) } else { Ended::Failed(failed) }
+        }
+    }
+}
