@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 mod connection;
 
-use self::connection::Connection;
+use self::connection::{Connection, Failed};
 
 /// Longest time for a TCP connection (app-contract.md, limits).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -118,7 +118,7 @@ pub enum Error {
         /// How long it was given.
         after: Duration,
     },
-    /// The connection broke before a byte of the request left, twice: once kept-alive, once new.
+    /// The connection broke before a byte of the request left.
     #[error("the connection broke before the request was written")]
     LostBeforeWrite(#[source] Option<hyper::Error>),
     /// The connection broke with the request under way: the server may have worked on it.
@@ -214,32 +214,26 @@ impl Client {
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let request = self.request(request)?;
+        let mut request = self.request(request)?;
+        let limit = self.settings.response_bytes_max;
         // A kept connection may have been closed by the server just now. If no byte has left,
         // another one may try; a new connection gets a single chance.
         while let Some(mut kept) = self.take() {
             if !kept.is_usable().await {
                 continue;
             }
-            match self.answer(&mut kept, request.clone(), written).await {
-                Err(Error::LostBeforeWrite(_)) => {}
-                answer => return self.keep(kept, answer),
+            match kept.exchange(request, limit, written).await {
+                Ok(answer) => return Ok(self.keep(kept, answer)),
+                Err(Failed::Told(error)) => return Err(error),
+                Err(Failed::Unsent(same)) => request = *same,
             }
         }
         let mut fresh = self.connect().await?;
-        let answer = self.answer(&mut fresh, request, written).await;
-        self.keep(fresh, answer)
-    }
-
-    async fn answer(
-        &self,
-        connection: &mut Connection,
-        request: connection::Outgoing,
-        written: &connection::Written,
-    ) -> Result<Response, Error> {
-        connection
-            .exchange(request, self.settings.response_bytes_max, written)
-            .await
+        match fresh.exchange(request, limit, written).await {
+            Ok(answer) => Ok(self.keep(fresh, answer)),
+            Err(Failed::Told(error)) => Err(error),
+            Err(Failed::Unsent(_)) => Err(Error::LostBeforeWrite(None)),
+        }
     }
 
     fn request(&self, request: Request) -> Result<connection::Outgoing, Error> {
@@ -263,16 +257,10 @@ impl Client {
             .pop()
     }
 
-    fn keep(
-        &self,
-        connection: Connection,
-        answer: Result<Response, Error>,
-    ) -> Result<Response, Error> {
-        if answer.is_ok() && connection.is_open() {
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
+    fn keep(&self, connection: Connection, answer: Response) -> Response {
+        if connection.is_open() {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(connection);
         }
         answer
     }

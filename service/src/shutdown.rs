@@ -98,6 +98,11 @@ impl Shutdown {
         self.reached(Phase::Draining).await;
     }
 
+    /// Waits until somebody wants the end without a drain. Cancel-safe.
+    pub async fn when_at_once(&self) {
+        self.reached(Phase::AtOnce).await;
+    }
+
     /// Waits until nothing is in flight any more. Cancel-safe.
     pub async fn when_drained(&self) {
         self.reached(Phase::Drained).await;

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use millrace_core::limits::ANSWER_HEADERS_MAX;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -83,38 +83,38 @@ impl Connection {
     }
 
     /// Sends a request and reads its answer. After an error the connection is of no use.
+    ///
+    /// A request of which nothing has left comes back, for another connection.
     pub(super) async fn exchange(
         &mut self,
         request: Outgoing,
         response_bytes_max: usize,
         progress: &Written,
-    ) -> Result<Response, Error> {
+    ) -> Result<Response, Failed> {
         let before = self.written.load(Ordering::Relaxed);
-        if !self.is_usable().await {
-            return Err(Error::LostBeforeWrite(None));
-        }
-        let sent = self.sender.send_request(request);
+        let sent = self.sender.try_send_request(request);
         let answer = self
             .driven(read(sent, response_bytes_max), before, progress)
             .await;
-        let written = progress.any();
-        answer.map_err(|failed| match failed {
-            Failed::TooLarge => Error::TooLarge {
+        answer.map_err(|broken| match broken {
+            Broken::TooLarge => Failed::Told(Error::TooLarge {
                 limit_bytes: response_bytes_max,
-            },
-            Failed::Broken(error) if error.is_parse() => Error::Malformed(error),
-            Failed::Broken(error) if written => Error::LostAfterWrite(Some(error)),
-            Failed::Broken(error) => Error::LostBeforeWrite(Some(error)),
+            }),
+            Broken::Unsent(request) if !progress.any() => Failed::Unsent(request),
+            Broken::Unsent(_) => Failed::Told(Error::LostAfterWrite(None)),
+            Broken::Io(error) if error.is_parse() => Failed::Told(Error::Malformed(error)),
+            Broken::Io(error) if progress.any() => Failed::Told(Error::LostAfterWrite(Some(error))),
+            Broken::Io(error) => Failed::Told(Error::LostBeforeWrite(Some(error))),
         })
     }
 
     /// Polls `work` and the connection together, and notes when the first byte leaves.
     async fn driven<T>(
         &mut self,
-        work: impl Future<Output = Result<T, Failed>>,
+        work: impl Future<Output = Result<T, Broken>>,
         before: u64,
         progress: &Written,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, Broken> {
         let mut work = std::pin::pin!(work);
         poll_fn(|context| {
             self.drive(context);
@@ -145,24 +145,44 @@ impl Connection {
     }
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Nothing of it has left.
+    Unsent(Box<Outgoing>),
+    /// What the caller is told.
+    Told(Error),
+}
+
 /// Why an answer could not be read.
 #[derive(Debug)]
-enum Failed {
+enum Broken {
     TooLarge,
-    Broken(hyper::Error),
+    Unsent(Box<Outgoing>),
+    Io(hyper::Error),
 }
 
 async fn read(
-    sent: impl Future<Output = Result<http::Response<Incoming>, hyper::Error>>,
+    sent: impl Future<Output = Result<http::Response<Incoming>, TrySendError<Outgoing>>>,
     response_bytes_max: usize,
-) -> Result<Response, Failed> {
-    let (head, mut incoming) = sent.await.map_err(Failed::Broken)?.into_parts();
+) -> Result<Response, Broken> {
+    let answer = sent
+        .await
+        .map_err(|mut failed| match failed.take_message() {
+            Some(request) => Broken::Unsent(Box::new(request)),
+            None => Broken::Io(failed.into_error()),
+        });
+    let (head, mut incoming) = answer?.into_parts();
+    // An answer that announces its size is refused without waiting for it.
+    if incoming.size_hint().lower() > response_bytes_max as u64 {
+        return Err(Broken::TooLarge);
+    }
     let mut body = Body::Nothing;
     while let Some(frame) = incoming.frame().await {
-        if let Ok(data) = frame.map_err(Failed::Broken)?.into_data() {
+        if let Ok(data) = frame.map_err(Broken::Io)?.into_data() {
             body = body.plus(data);
             if body.len() > response_bytes_max {
-                return Err(Failed::TooLarge);
+                return Err(Broken::TooLarge);
             }
         }
     }

@@ -182,33 +182,6 @@ impl Scrape<'_> {
         self.add(name, help, MetricType::HISTOGRAM, metric);
     }
 
-    /// Observations that a machine has counted itself: `counts[i]` of them lie at or below
-    /// `bounds[i]` and above the bound before; `count` and `sum` are of all.
-    pub fn histogram(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        labels: &[(&str, &str)],
-        (bounds, counts): (&[f64], &[u64]),
-        (count, sum): (u64, f64),
-    ) {
-        let mut below = 0;
-        let buckets = bounds.iter().zip(counts).map(|(bound, count)| {
-            below += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(*bound);
-            bucket.set_cumulative_count(below);
-            bucket
-        });
-        let mut histogram = prometheus::proto::Histogram::default();
-        histogram.set_bucket(buckets.collect());
-        histogram.set_sample_count(count);
-        histogram.set_sample_sum(sum);
-        let mut metric = self.metric(labels);
-        metric.set_histogram(histogram);
-        self.add(name, help, MetricType::HISTOGRAM, metric);
-    }
-
     fn metric(&self, labels: &[(&str, &str)]) -> Metric {
         let common = self
             .labels
