@@ -1,0 +1,20 @@
+//! `millrace check-app`: does an app keep its side of the contract (app-contract.md,
+//! "Conformance")?
+//!
+//! The requests are built, and the answers judged, by the same code that the input proxy uses:
+//! `core::contract::app`. What this module adds are the questions.
+
+mod answers;
+mod compare;
+mod events;
+mod findings;
+mod parallel;
+mod points;
+mod probe;
+
+pub use findings::{Finding, Findings, Verdict};
+pub use points::{Unreachable, check};
+pub use probe::{Plan, Wanted};
+
+#[cfg(test)]
+mod tests;
