@@ -125,9 +125,12 @@ show_progress() {
 }
 
 passed=0 failed=0 skipped=0
+watcher=""
+# Ctrl-C does not reach what a script runs in the background.
+trap '[[ -z $watcher ]] || kill "$watcher" 2>/dev/null' EXIT
 
 run_tier() {
-    local name=$1 log=$artifacts/$1.log watcher="" status took
+    local name=$1 log=$artifacts/$1.log status took
     local began=${EPOCHREALTIME/[.,]/}
     printf 'tier %s ... ' "$name"
     : >"$log"
@@ -136,6 +139,7 @@ run_tier() {
     status=$?
     if [[ -n $watcher ]]; then
         kill "$watcher"; wait "$watcher" 2>/dev/null
+        watcher=""
         printf '\r\033[Ktier %s ... ' "$name"
     fi
     took=$(((${EPOCHREALTIME/[.,]/} - began) / 100000))

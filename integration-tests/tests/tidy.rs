@@ -65,6 +65,7 @@ const KNOWN_BY: &[(&str, &str)] = &[
 
 /// Where else than in `contract/` types may be serialized, and why.
 const SERIALIZED: &[(&str, &str)] = &[
+    ("service/src/admin", "what operators ask on the admin port"),
     ("cli/src/", "reports and JSON lines for people and scripts"),
     (
         "broker/src/journal.rs",
@@ -303,14 +304,17 @@ fn environment(source: &Source) -> Option<String> {
         .then(|| "reads the environment, which only service, local and cli know".into())
 }
 
-/// A sleep in a test hides a race unless a comment beside it says what else it is for.
+/// A sleep in a test hides a race unless a comment beside it says what else it is for, or time
+/// is paused and jumps.
 fn sleeping_test(source: &Source) -> Option<String> {
     let lines: Vec<&str> = source.text.lines().collect();
     let code: Vec<&str> = source.code.lines().collect();
     let from = source.tests_from_line()?;
+    let paused = source.code.contains("start_paused") || source.code.contains("time::pause()");
     (from..code.len())
         .find(|&at| {
-            let sleeps = code[at].contains("thread::sleep(") || code[at].contains("time::sleep(");
+            let sleeps =
+                code[at].contains("thread::sleep(") || !paused && code[at].contains("time::sleep(");
             let explained =
                 lines[at].contains("//") || at > 0 && lines[at - 1].trim_start().starts_with("//");
             sleeps && !explained
