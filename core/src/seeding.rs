@@ -20,28 +20,23 @@ pub struct Found {
 
 /// What the starter has to do, in this order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Plan {
-    /// Everything is in place, or is not ours to change.
-    Nothing,
-    /// Write `seeding`, commit a live token to the partitions listed, then write `seeded`.
-    Seed {
-        /// The grant to write before.
-        seeding: Grant,
-        /// Partitions without a commit.
-        partitions: Vec<i32>,
-        /// The grant to write afterwards.
-        seeded: Grant,
-    },
+pub struct Seeds {
+    /// The grant to write before.
+    pub seeding: Grant,
+    /// Partitions without a commit, to be made live.
+    pub partitions: Vec<i32>,
+    /// The grant to write afterwards.
+    pub seeded: Grant,
 }
 
-/// Decides what to seed.
-pub fn plan(found: &Found, release: &ReleaseId) -> Plan {
+/// Decides what to seed; `None`: everything is in place, or is not ours to change.
+pub fn plan(found: &Found, release: &ReleaseId) -> Option<Seeds> {
     let count = |n: usize| i32::try_from(n).expect("partitions are counted in i32");
     let n = match found.registry.as_ref().map(|grant| grant.seeding) {
-        None if found.committed.iter().any(|committed| *committed) => return Plan::Nothing,
+        None if found.committed.iter().any(|committed| *committed) => return None,
         None => count(found.committed.len()),
         Some(Some(Seeding::Seeding(n))) => i32::try_from(n).unwrap_or(i32::MAX),
-        Some(Some(Seeding::Seeded(_)) | None) => return Plan::Nothing,
+        Some(Some(Seeding::Seeded(_)) | None) => return None,
     };
     let grant = |seeding| Grant {
         root: release.clone(),
@@ -49,13 +44,13 @@ pub fn plan(found: &Found, release: &ReleaseId) -> Plan {
         release: None,
     };
     let unsigned = n.unsigned_abs();
-    Plan::Seed {
+    Some(Seeds {
         seeding: grant(Seeding::Seeding(unsigned)),
         partitions: (0..n.min(count(found.committed.len())))
             .filter(|p| !found.committed[usize::try_from(*p).expect("it counts from 0")])
             .collect(),
         seeded: grant(Seeding::Seeded(unsigned)),
-    }
+    })
 }
 
 /// The commit that makes a partition live from this position on.
@@ -92,15 +87,10 @@ mod tests {
             }),
             committed: committed.to_vec(),
         };
-        let planned = match plan(&found, &release) {
-            Plan::Nothing => None,
-            Plan::Seed {
-                partitions, seeded, ..
-            } => match seeded.seeding {
-                Some(Seeding::Seeded(n)) => Some((n, partitions)),
-                other => panic!("{other:?}"),
-            },
-        };
+        let planned = plan(&found, &release).map(|seeds| match seeds.seeded.seeding {
+            Some(Seeding::Seeded(n)) => (n, seeds.partitions),
+            other => panic!("{other:?}"),
+        });
         let expect = expect.map(|(n, partitions)| (n, partitions.to_vec()));
         assert_eq!(planned, expect, "{found:?}");
     }

@@ -1,1 +1,481 @@
-//! Millrace: input.
+//! The input proxy: reads events, calls the app, gives results to the output proxy, commits.
+//!
+//! Start order (D-S1): the output is connected, the app is ready, then the group is joined.
+//! Everything about an event is decided in `millrace_core::intake`; see [`driver`].
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_connectors::StoreError;
+use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore};
+use millrace_core::contract::block::{Block, InputSource, KafkaInput};
+use millrace_core::contract::publish::{self, Hello, Mode};
+use millrace_core::intake::Intake;
+use millrace_core::token::ReleaseId;
+use millrace_service::admin::{self, Access, Admin, Health, Readiness};
+use millrace_service::config::Environment;
+use millrace_service::secret;
+use millrace_service::shutdown::{DRAIN_DEADLINE, Shutdown};
+use millrace_service::telemetry::{Metrics, chain, usage};
+use millrace_service::time::clock;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+mod admin_pages;
+mod app_client;
+mod driver;
+mod metrics;
+mod publish_client;
+mod settings;
+mod standalone;
+
+use self::admin_pages::Desk;
+use self::app_client::AppClient;
+use self::driver::{Command, Driver};
+pub use self::publish_client::Address;
+use self::publish_client::Publisher;
+use self::standalone::Starter;
+
+/// Pause between two looks at what has to be there before the start.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A start that waits says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// What a process is told besides the block document.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The block, without embedded connections.
+    pub block: Arc<Block>,
+    /// The release of the app (`MILLRACE_RELEASE`).
+    pub release: ReleaseId,
+    /// `MILLRACE_POD`.
+    pub pod: String,
+    /// Where secrets by `{env: NAME}` are looked up.
+    pub environment: Environment,
+    /// Where the output proxy listens.
+    pub output: Address,
+    /// Where the app listens.
+    pub app_port: u16,
+    /// Seed tokens: there is no controller (D-G12).
+    pub standalone: bool,
+}
+
+impl Config {
+    /// What the document alone says about addresses.
+    pub fn new(
+        block: Arc<Block>,
+        release: ReleaseId,
+        pod: String,
+        environment: Environment,
+    ) -> Self {
+        let socket = block.publish.socket.clone();
+        Self {
+            output: socket.map_or(Address::Port(block.publish.port.number), |path: PathBuf| {
+                Address::Socket(path)
+            }),
+            app_port: block.app.port.number,
+            standalone: false,
+            block,
+            release,
+            pod,
+            environment,
+        }
+    }
+}
+
+/// Why the input proxy cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The document asks for what this version does not have.
+    #[error("this block needs what this version does not have:\n{0}")]
+    NotInThisVersion(String),
+    /// The connection cannot be used.
+    #[error("connection `{0}` cannot be used")]
+    Connection(String, #[source] kafka::DocumentError),
+    /// librdkafka does not take the settings.
+    #[error("the Kafka client of connection `{0}` cannot be made")]
+    Client(String, #[source] kafka::Error),
+    /// The admin port does not open.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// The input topic is not there and may not be created.
+    #[error(
+        "topic `{0}` does not exist; create it, or set topics.create: Missing (the input waits for \
+         nobody to create it while this is a typing error)"
+    )]
+    Topic(String),
+    /// Tokens could not be seeded.
+    #[error(transparent)]
+    Seed(#[from] standalone::Error),
+    /// The app's address cannot be used.
+    #[error("the address of the app cannot be used")]
+    App(#[source] millrace_service::http::Error),
+}
+
+/// Runs until somebody asks for the end and everything open has ended. `listening` is told where
+/// the admin port is.
+///
+/// # Errors
+/// Only for what a person has to change; brokers, app and output that are away are waited for.
+pub async fn run(
+    config: Config,
+    shutdown: Shutdown,
+    listening: impl FnOnce(SocketAddr) + Send,
+) -> Result<(), Error> {
+    let block = Arc::clone(&config.block);
+    refuse_what_is_later(&block)?;
+    let InputSource::Kafka(input) = &block.input.source else {
+        unreachable!("refused above: this version reads over the Kafka protocol");
+    };
+    let kafka = connection(&config, input)?;
+    let metrics = Metrics::new(block.identity.name(), config.release.as_str(), "live");
+    let health = Health::new();
+    let (commands, receiver) = mpsc::channel(driver::COMMANDS_QUEUED_MAX);
+    let desk = Desk {
+        driver: commands.clone(),
+        document: block.redacted(),
+        shutdown: shutdown.clone(),
+    };
+    let state = Arc::new(std::sync::Mutex::new(None));
+    let latest = Arc::clone(&state);
+    metrics.on_scrape(move |scrape| {
+        if let Some(state) = &*latest.lock().expect("no holder panics") {
+            metrics::read(state, clock().wall_ms, scrape);
+        }
+    });
+    let calls = metrics::CallMetrics::new(&metrics);
+    let bind = block.admin.bind;
+    let listener = admin::bind(bind, block.admin.input_port.number).await?;
+    if let Ok(address) = listener.local_addr() {
+        listening(address);
+    }
+    let pages = Admin {
+        access: Access {
+            bind,
+            token: block.admin.token.clone(),
+            environment: config.environment.clone(),
+            drain_token: drain_token(&config.environment),
+        },
+        health: health.clone(),
+        metrics,
+        shutdown: shutdown.clone(),
+        v1: admin_pages::routes(desk.clone()),
+    };
+    let ended = shutdown.clone();
+    let pages = tokio::spawn(admin::serve(listener, pages, async move {
+        ended.when_drained().await
+    }));
+    health.has_started();
+    let snapshots = tokio::spawn(keep_snapshots(desk, state));
+    let drain = tokio::spawn(pass_on_drain(shutdown.clone(), commands));
+    let work = Work {
+        config: &config,
+        input,
+        kafka,
+        health: health.clone(),
+        calls,
+    };
+    let result = tokio::select! {
+        result = work.run(receiver, &shutdown) => result,
+        () = shutdown.when_at_once() => Ok(()),
+    };
+    shutdown.drained();
+    snapshots.abort();
+    drain.abort();
+    // Its last answers belong to whoever asked.
+    let _served = pages.await;
+    result
+}
+
+/// Everything between the ports being open and the end.
+struct Work<'a> {
+    config: &'a Config,
+    input: &'a KafkaInput,
+    kafka: kafka::Settings,
+    health: Health,
+    calls: metrics::CallMetrics,
+}
+
+impl Work<'_> {
+    async fn run(
+        self,
+        commands: mpsc::Receiver<Command>,
+        shutdown: &Shutdown,
+    ) -> Result<(), Error> {
+        let prepared = tokio::select! {
+            prepared = self.prepare() => prepared?,
+            () = shutdown.requested() => return Ok(()),
+        };
+        let (publisher, app, cluster) = prepared;
+        let config = self.config;
+        let block = &config.block;
+        let names = settings::names(block, &config.release, &config.pod, &cluster);
+        let bytes_max = block
+            .flow
+            .max_in_flight_bytes
+            .of(usage::memory_limit_bytes());
+        let seed = u64::try_from(clock().boot.as_nanos()).unwrap_or(u64::MAX)
+            ^ u64::from(std::process::id());
+        let intake = Intake::new(settings::intake(block, names, bytes_max), seed);
+        let group = GroupSettings {
+            group: block.identity.group(config.release.as_str()),
+            registry: block.identity.registry_group(),
+            topics: self.input.topics.clone(),
+            session_timeout: block.delivery.session_timeout,
+        };
+        info!(group = %group.group, topics = ?group.topics, "joining the group");
+        let source = KafkaSource::new(self.kafka.clone(), group).map_err(|e| self.client(e))?;
+        self.health.set(Readiness::Ready);
+        let turns = source.turns();
+        let driver = Driver {
+            source,
+            intake,
+            app,
+            publisher,
+            commands,
+            watch: Watch {
+                health: self.health.clone(),
+                turns,
+                last: u64::MAX,
+            },
+            clock,
+        };
+        driver.run().await;
+        Ok(())
+    }
+
+    fn client(&self, error: kafka::Error) -> Error {
+        Error::Client(self.input.connection.clone(), error)
+    }
+
+    /// Waits for output, brokers, topics and app, in this order (D-S1).
+    async fn prepare(&self) -> Result<(Publisher, AppClient, String), Error> {
+        let config = self.config;
+        let block = &config.block;
+        let hello = Hello {
+            version: publish::VERSION,
+            block: block.identity.as_str().to_owned(),
+            release: config.release.as_str().to_owned(),
+            pod: config.pod.clone(),
+            session: u64::try_from(clock().boot.as_micros()).unwrap_or(u64::MAX),
+            mode: Mode::AtLeastOnce,
+        };
+        let mut publisher = Publisher::start(config.output.clone(), hello);
+        self.wait("the output proxy");
+        publisher.connected().await;
+        let admin = kafka::Admin::connect(&self.kafka).map_err(|e| self.client(e))?;
+        let brokers = format!("the brokers of connection `{}`", self.input.connection);
+        let cluster = self.patiently(&brokers, || admin.cluster_id()).await?;
+        let counts = self.topics(&admin, &brokers).await?;
+        if config.standalone {
+            self.seed(&counts, &brokers).await?;
+        }
+        let contract = settings::calls(block, &config.release);
+        let connections = usize::try_from(block.app.contract.max_in_flight).unwrap_or(usize::MAX);
+        let app = AppClient::new(
+            config.app_port,
+            &block.app.health,
+            connections,
+            contract,
+            self.calls.clone(),
+        )
+        .map_err(Error::App)?;
+        let mut said = Said::default();
+        while let Err(message) = app.healthy().await {
+            self.wait("the app");
+            if said.worth_saying(&message) {
+                warn!(port = config.app_port, health = %block.app.health, %message, "waiting for the app to become healthy");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        info!(port = config.app_port, "the app is healthy");
+        Ok((publisher, app, cluster))
+    }
+
+    fn wait(&self, what: &str) {
+        self.health.progressed();
+        self.health
+            .set(Readiness::Waiting(format!("waiting for {what}")));
+    }
+
+    /// Asks until there is an answer; a refusal is told again and again, too: credentials and
+    /// rights may be given at any time (D-H1).
+    async fn patiently<T, F>(&self, whom: &str, ask: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut said = Said::default();
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    self.wait(whom);
+                    let message = chain(&error).to_string();
+                    if said.worth_saying(&message) {
+                        warn!(%message, bootstrap = ?self.kafka.bootstrap, "waiting for {whom}");
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The input topics with their partitions; creates what is missing if it may (D-S1).
+    async fn topics(
+        &self,
+        admin: &kafka::Admin,
+        brokers: &str,
+    ) -> Result<Vec<(String, i32)>, Error> {
+        let block = &self.config.block;
+        let names: Vec<&str> = self.input.topics.iter().map(String::as_str).collect();
+        let mut said = Said::default();
+        loop {
+            let found = self.patiently(brokers, || admin.topics(&names)).await?;
+            let missing: Vec<&str> = names
+                .iter()
+                .copied()
+                .filter(|n| !found.contains_key(*n))
+                .collect();
+            if missing.is_empty() {
+                return Ok(names
+                    .iter()
+                    .map(|n| ((*n).to_owned(), found[*n].partitions))
+                    .collect());
+            }
+            self.wait(&format!("topic {}", missing.join(", ")));
+            if block.creates_topics(block.input_connection()) {
+                let partitions = i32::try_from(block.topics.partitions).unwrap_or(i32::MAX);
+                let new: Vec<_> = missing.iter().map(|name| (*name, partitions)).collect();
+                info!(topics = ?missing, partitions, "creating missing topics");
+                self.patiently(brokers, || admin.create_topics(&new))
+                    .await?;
+            } else if said.worth_saying(&missing.join(",")) {
+                let remedy = "create it, or set topics.create: Missing";
+                warn!(topics = ?missing, remedy, "an input topic does not exist; waiting for it");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn seed(&self, topics: &[(String, i32)], brokers: &str) -> Result<(), Error> {
+        let store = KafkaTokenStore::new(self.kafka.clone()).map_err(|e| self.client(e))?;
+        let starter = Starter {
+            store: &store,
+            identity: &self.config.block.identity,
+            release: &self.config.release,
+            input: self.input,
+        };
+        for (topic, partitions) in topics {
+            let mut said = Said::default();
+            while let Err(error) = starter.seed(topic, *partitions).await {
+                match error {
+                    // A predecessor that was killed is a member until its session ends.
+                    standalone::Error::Store { .. } | standalone::Error::Refused { .. } => {}
+                    standalone::Error::Registry { .. } => return Err(error.into()),
+                }
+                self.wait(brokers);
+                let message = chain(&error).to_string();
+                if said.worth_saying(&message) {
+                    warn!(%message, "seeding again");
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was said last, so that a log repeats itself only now and then.
+#[derive(Default)]
+struct Said(Option<(String, Duration)>);
+
+impl Said {
+    fn worth_saying(&mut self, message: &str) -> bool {
+        let now = clock().boot;
+        let known = |(said, at): &(String, Duration)| said == message && now < *at + SAY_AGAIN;
+        if self.0.as_ref().is_some_and(known) {
+            return false;
+        }
+        self.0 = Some((message.to_owned(), now));
+        true
+    }
+}
+
+/// Tells the probes how the loop and the poll thread do.
+struct Watch {
+    health: Health,
+    turns: Arc<std::sync::atomic::AtomicU64>,
+    last: u64,
+}
+
+impl driver::Watch for Watch {
+    fn turned(&mut self) {
+        let turns = self.turns.load(std::sync::atomic::Ordering::Relaxed);
+        if turns != self.last {
+            self.last = turns;
+            self.health.progressed();
+        }
+    }
+
+    fn brokers(&mut self, reachable: bool, message: &str) {
+        self.health.set(if reachable {
+            Readiness::Ready
+        } else {
+            Readiness::Degraded(message.to_owned())
+        });
+    }
+}
+
+fn refuse_what_is_later(block: &Block) -> Result<(), Error> {
+    let later = block.not_in_this_version();
+    if later.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = later.iter().map(|problem| format!("  {problem}")).collect();
+    Err(Error::NotInThisVersion(lines.join("\n")))
+}
+
+fn connection(config: &Config, input: &KafkaInput) -> Result<kafka::Settings, Error> {
+    let client_id = format!("millrace-{}", config.block.identity.as_str());
+    kafka::Settings::of(config.block.input_connection(), &client_id, |password| {
+        secret::read(password, &config.environment).map(|text| text.expose().to_owned())
+    })
+    .map_err(|error| Error::Connection(input.connection.clone(), error))
+}
+
+/// The controller's random value per release (D-S3).
+fn drain_token(environment: &Environment) -> Option<secret::SecretText> {
+    let token = environment
+        .get("MILLRACE_DRAIN_TOKEN")
+        .filter(|token| !token.is_empty())?;
+    Some(secret::SecretText::new(token.clone()))
+}
+
+/// Reads the machine's counters once a second, so that a scrape never waits for the driver.
+async fn keep_snapshots(
+    desk: Desk,
+    latest: Arc<std::sync::Mutex<Option<millrace_core::intake::state::State>>>,
+) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        match desk.state().await {
+            Some(state) => *latest.lock().expect("no holder panics") = Some(state),
+            None => return,
+        }
+    }
+}
+
+/// A request to end becomes a drain.
+async fn pass_on_drain(shutdown: Shutdown, commands: mpsc::Sender<Command>) {
+    shutdown.requested().await;
+    // The driver has ended already if this fails.
+    let _gone = commands
+        .send(Command::Drain {
+            deadline: DRAIN_DEADLINE,
+        })
+        .await;
+}

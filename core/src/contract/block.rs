@@ -25,7 +25,7 @@ pub use self::release::{
     Guard, NewRelease, Notification, NotifyOn, OnFail, Promotion, PromotionMode, PromotionStep,
     Release, Rollback, Shadow, Strategy, Verification,
 };
-pub use self::values::{Port, Secret, Share, StartAt};
+pub use self::values::{Port, Secret, Share, StartAt, parse_duration};
 
 mod connection;
 pub mod keys;

@@ -445,9 +445,3 @@ impl Intake {
         effects.push(Effect::Stop);
     }
 }
-
-impl Default for CommitId {
-    fn default() -> Self {
-        Self(0)
-    }
-}

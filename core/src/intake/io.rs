@@ -165,7 +165,7 @@ pub enum Operator {
 pub struct CallId(pub u64);
 
 /// Names a commit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
 pub struct CommitId(pub u64);
 
 /// How a commit ended.

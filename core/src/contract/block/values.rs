@@ -66,6 +66,11 @@ pub enum StartAt {
     },
 }
 
+/// `250ms`, `10s`, `5m`, `24h`, as documents and requests write it.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    duration(&Value::from(text))
+}
+
 /// `250ms`, `10s`, `5m`, `24h`.
 pub(super) fn duration(value: &Value) -> Option<Duration> {
     let text = value.as_str()?;

@@ -1,0 +1,193 @@
+//! What operators may ask the input proxy (D-H3): `/v1/*`.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use millrace_core::intake::io::Operator;
+use millrace_core::intake::state::State;
+use millrace_core::position::{Partition, Position};
+use millrace_service::shutdown::Shutdown;
+use millrace_service::time::clock;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::Command;
+
+/// Longest time that the storm guard can be switched off for.
+const STORM_GUARD_OFF_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) driver: mpsc::Sender<Command>,
+    /// The document, redacted.
+    pub(crate) document: Value,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// The routes below `/v1`.
+pub(crate) fn routes(desk: Desk) -> Router {
+    Router::new()
+        .route("/partitions", get(partitions))
+        .route("/records/{topic}/{partition}/{offset}", get(record))
+        .route(
+            "/config",
+            get(|Shared(desk): Shared<Desk>| async move { Json(desk.document) }),
+        )
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .route("/skip", post(skip))
+        .route("/drain", post(drain))
+        .with_state(desk)
+}
+
+impl Desk {
+    /// A snapshot of the machine; `None` if the driver has ended.
+    pub(crate) async fn state(&self) -> Option<State> {
+        let (answer, state) = oneshot::channel();
+        self.driver.send(Command::State(answer)).await.ok()?;
+        state.await.ok()
+    }
+
+    async fn operate(&self, operator: Operator) -> Response {
+        match self.driver.send(Command::Operate(operator)).await {
+            Ok(()) => Json(json!({"accepted": true})).into_response(),
+            Err(_) => ended(),
+        }
+    }
+}
+
+fn ended() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the proxy has stopped")
+}
+
+fn problem(code: StatusCode, message: &str) -> Response {
+    (code, Json(json!({"error": {"message": message}}))).into_response()
+}
+
+async fn partitions(Shared(desk): Shared<Desk>) -> Response {
+    let Some(state) = desk.state().await else {
+        return ended();
+    };
+    let partitions: Vec<Value> = state
+        .partitions
+        .iter()
+        .map(|p| {
+            json!({
+                "topic": p.partition.topic(),
+                "partition": p.partition.number(),
+                "phase": p.phase,
+                "reason": p.reason,
+                "paused": p.paused.map(millrace_core::intake::state::Pause::as_str),
+                "inFlight": p.in_flight,
+                "committed": p.committed.offset(),
+                "watermark": p.watermark.offset(),
+                "end": p.end.offset(),
+                "inDoubt": p.in_doubt,
+                "conservationGap": p.conservation_gap(),
+                "records": p.counters.records,
+                "emitted": p.counters.emitted,
+                "filtered": p.counters.filtered,
+                "deadLettered": p.counters.dead_lettered,
+                "dropped": p.counters.dropped,
+            })
+        })
+        .collect();
+    Json(json!({
+        "partitions": partitions,
+        "breaker": state.breaker.map(millrace_core::breaker::Cause::as_str),
+        "appReachable": state.app_reachable,
+        "outputConnected": state.output_connected,
+        "concurrencyLimit": state.concurrency_limit,
+        "callsOpen": state.calls_open,
+        "retries": state.retries,
+        "resends": state.resends,
+    }))
+    .into_response()
+}
+
+async fn record(
+    Shared(desk): Shared<Desk>,
+    Path((topic, number, offset)): Path<(String, i32, i64)>,
+) -> Response {
+    let (answer, record) = oneshot::channel();
+    let partition = Partition::new(topic, number);
+    let asked = desk
+        .driver
+        .send(Command::Record(partition, Position::new(offset), answer));
+    if asked.await.is_err() {
+        return ended();
+    }
+    match record.await {
+        Err(_) => ended(),
+        Ok(None) => problem(StatusCode::NOT_FOUND, "this event is not in flight here"),
+        Ok(Some(record)) => Json(json!({
+            "place": record.place,
+            "attempts": record.attempts,
+            "firstAttemptMs": record.first_attempt_ms,
+        }))
+        .into_response(),
+    }
+}
+
+async fn pause(Shared(desk): Shared<Desk>) -> Response {
+    desk.operate(Operator::Pause).await
+}
+
+/// `{"stormGuardOff": "10m"}`, or nothing.
+async fn resume(Shared(desk): Shared<Desk>, body: Option<Json<Value>>) -> Response {
+    let off = body
+        .as_ref()
+        .and_then(|Json(body)| body.get("stormGuardOff"));
+    let off = match off.map(|text| {
+        text.as_str()
+            .and_then(millrace_core::contract::block::parse_duration)
+    }) {
+        None => None,
+        Some(Some(off)) if off <= STORM_GUARD_OFF_MAX => Some(clock().plus(off)),
+        Some(_) => {
+            return problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "stormGuardOff: a time such as 10m, at most 24h",
+            );
+        }
+    };
+    desk.operate(Operator::Resume {
+        storm_guard_off_until: off,
+    })
+    .await
+}
+
+/// `{"topic": "t", "partition": 0, "offset": 7, "reason": "why"}`.
+async fn skip(Shared(desk): Shared<Desk>, Json(body): Json<Value>) -> Response {
+    let topic = body.get("topic").and_then(Value::as_str);
+    let number = body
+        .get("partition")
+        .and_then(Value::as_i64)
+        .and_then(|n| i32::try_from(n).ok());
+    let offset = body.get("offset").and_then(Value::as_i64);
+    let reason = body
+        .get("reason")
+        .and_then(Value::as_str)
+        .filter(|r| !r.trim().is_empty());
+    let (Some(topic), Some(number), Some(offset), Some(reason)) = (topic, number, offset, reason)
+    else {
+        let message = "skip needs topic, partition, offset and a reason";
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, message);
+    };
+    desk.operate(Operator::Skip {
+        partition: Partition::new(topic, number),
+        position: Position::new(offset),
+        reason: reason.to_owned(),
+    })
+    .await
+}
+
+async fn drain(Shared(desk): Shared<Desk>) -> Response {
+    desk.shutdown.request();
+    (StatusCode::ACCEPTED, Json(json!({"accepted": true}))).into_response()
+}
