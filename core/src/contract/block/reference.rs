@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::keys::{self, Absent, Key, Kind, Later};
 
 const HEAD: &str = "\
-<!-- Generated from core/src/contract/block/keys; `UPDATE=1 cargo test -p millrace-core` rewrites it. -->
+<!-- Generated from core/src/contract/block/keys; `UPDATE=1 cargo test -p millrace-service` rewrites it. -->
 # Configuration
 
 One document describes a block. It is YAML: the bare document, or a whole `PipelineBlock` object \

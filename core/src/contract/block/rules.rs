@@ -28,13 +28,17 @@ pub(super) struct Checker<'f> {
 impl Checker<'_> {
     /// Reports `problem` if `broken`, and none of `keys` was refused.
     fn refuse_if(&mut self, broken: bool, keys: &[&str], problem: impl FnOnce() -> Problem) {
+        let within = |inner: &str, outer: &str| {
+            let rest = inner.strip_prefix(outer);
+            outer.is_empty()
+                || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
         let known = |path: &str| {
-            let below = |refused: &String| {
-                refused
-                    .strip_prefix(path)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            };
-            !self.found.refused.iter().any(below)
+            !self
+                .found
+                .refused
+                .iter()
+                .any(|refused| within(refused, path) || within(path, refused))
         };
         if broken && keys.iter().all(|key| known(key)) {
             self.problems.push(problem());
@@ -108,6 +112,7 @@ pub(super) fn problems(block: &Block, found: &Found<'_>) -> Vec<Problem> {
     topics(&mut check, block);
     fence(&mut check, block);
     exactly_once(&mut check, block);
+    isolation(&mut check, block);
     failures(&mut check, block);
     app(&mut check, block);
     releases::check(&mut check, block);
@@ -258,6 +263,31 @@ fn exactly_once(check: &mut Checker<'_>, block: &Block) {
         !transactions,
         &format!("connections.{output}"),
         "AtLeastOnce unless the connection has transactions: true (Event Hubs: Premium and Dedicated only)",
+    );
+}
+
+/// D-E3: an input that sees aborted records would answer what never happened.
+fn isolation(check: &mut Checker<'_>, block: &Block) {
+    if block.delivery.guarantee != Guarantee::ExactlyOnce {
+        return;
+    }
+    let name = block.input.source.connection();
+    let Some(Connection::Kafka(kafka)) = block.connections.get(name) else {
+        return;
+    };
+    let level = kafka.properties.get("isolation.level");
+    let path = format!("connections.{name}.kafka.properties.isolation.level");
+    check.refuse_if(
+        level.is_some_and(|level| level != "read_committed"),
+        &[&path],
+        || {
+            Problem::new(
+                &path,
+                format!("{:?}", level.map_or("", String::as_str)),
+                "read_committed",
+            )
+            .because("D-E3: exactly-once reads what is committed only")
+        },
     );
 }
 

@@ -67,7 +67,7 @@ pub(super) const KEYS: &[Key] = &[
         "telemetry.logFormat",
         Word(&["Text", "Json"]),
         Json("\"Text\""),
-        "Of log lines.",
+        "Form of log lines.",
     ),
     key(
         "telemetry.logLevel",
@@ -75,7 +75,7 @@ pub(super) const KEYS: &[Key] = &[
         Json("\"info\""),
         "A level, or directives such as info,millrace_input=debug.",
     ),
-    key("telemetry.otlp", Section, Nothing, "Traces."),
+    key("telemetry.otlp", Section, Nothing, "Where traces go."),
     key(
         "telemetry.otlp.endpoint",
         Text(UrlOrNothing),

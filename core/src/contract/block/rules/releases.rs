@@ -18,28 +18,28 @@ fn strategy(check: &mut Checker<'_>, block: &Block) {
     let release = &block.release;
     let recreate = release.strategy == Strategy::Recreate;
     let key = "release.strategy";
-    let mut needs = |broken: bool, with: &str, reason: &str| {
+    let mut needs = |broken: bool, (with, word): (&str, &str), reason: &str| {
         check.refuse_if(broken && !recreate, &[key, with], || {
-            Problem::new(key, "BlueGreen", format!("Recreate, with {with}")).because(reason)
+            Problem::new(key, "BlueGreen", format!("Recreate, with {with}: {word}")).because(reason)
         });
     };
     needs(
         block.app.state == AppState::Shared,
-        "app.state: Shared",
+        ("app.state", "Shared"),
         "C-2: two releases would change the same state",
     );
     let serial = block.app.contract.mode == ContractMode::Push
         && block.app.push.correlate == Correlate::Serial;
     needs(
         serial,
-        "app.push.correlate: Serial",
+        ("app.push.correlate", "Serial"),
         "C-2: without an echoed header nobody knows which release a result belongs to",
     );
     let live_shadow =
         block.app.shadow == ShadowSafety::Unsafe && release.shadow.replay_from_ms.is_none();
     needs(
         live_shadow,
-        "app.shadow: Unsafe",
+        ("app.shadow", "Unsafe"),
         "C-2: asking the candidate in silence would have side effects",
     );
 }
