@@ -46,6 +46,9 @@ const KIND_ERROR: u8 = 16;
 /// What is wrong with a frame, for people.
 type Malformed = &'static str;
 
+/// Reads the body of one kind.
+type Decode<T> = fn(&mut Reader<'_>) -> Result<T, Malformed>;
+
 /// Why bytes are not a frame. The connection ends with [`Fault`] (P-2).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Error {
@@ -379,8 +382,7 @@ impl Request {
 
     /// Reads a frame that [`next_frame`] gave.
     pub fn decode(frame: Bytes) -> Result<Self, Error> {
-        let (name, body): (_, fn(&mut Reader<'_>) -> Result<Self, Malformed>) = match first(&frame)?
-        {
+        let (name, body): (_, Decode<Self>) = match first(&frame)? {
             KIND_HELLO => ("Hello", |r| Hello::decode(r).map(Self::Hello)),
             KIND_LEASE => ("Lease", |r| Lease::decode(r).map(Self::Lease)),
             KIND_RESULTS => return Results::decode(frame).map(Self::Results),
@@ -444,8 +446,7 @@ impl Reply {
 
     /// Reads a frame that [`next_frame`] gave.
     pub fn decode(frame: Bytes) -> Result<Self, Error> {
-        let (name, body): (_, fn(&mut Reader<'_>) -> Result<Self, Malformed>) = match first(&frame)?
-        {
+        let (name, body): (_, Decode<Self>) = match first(&frame)? {
             KIND_READY => ("Ready", |r| Ready::decode(r).map(Self::Ready)),
             KIND_STORED => ("Stored", |r| Stored::decode(r).map(Self::Stored)),
             KIND_CREDIT => ("Credit", |r| r.u64().map(Self::Credit)),
@@ -490,11 +491,7 @@ fn first(frame: &[u8]) -> Result<u8, Error> {
     })
 }
 
-fn whole<T>(
-    frame: &Bytes,
-    name: &'static str,
-    body: fn(&mut Reader<'_>) -> Result<T, Malformed>,
-) -> Result<T, Error> {
+fn whole<T>(frame: &Bytes, name: &'static str, body: Decode<T>) -> Result<T, Error> {
     let mut reader = Reader::new(&frame[1..]);
     body(&mut reader)
         .and_then(|value| reader.end().map(|()| value))

@@ -420,12 +420,10 @@ impl AppError {
     /// An `error` object.
     pub(super) fn of(error: &serde_json::Value) -> Self {
         let text = |name: &str, bytes_max| {
-            let text = match &error[name] {
-                serde_json::Value::String(text) => text.clone(),
-                serde_json::Value::Number(number) => number.to_string(),
-                _ => return None,
-            };
-            Some(beginning(&text, bytes_max).to_owned()).filter(|text| !text.is_empty())
+            let value = &error[name];
+            let number = value.as_number().map(ToString::to_string);
+            let text = value.as_str().or(number.as_deref())?;
+            Some(beginning(text, bytes_max).to_owned()).filter(|text| !text.is_empty())
         };
         Self {
             code: text("code", CODE_BYTES_MAX),
