@@ -7,6 +7,8 @@
 
 pub mod kafka;
 
+pub mod conformance;
+
 use std::future::Future;
 
 use bytes::Bytes;

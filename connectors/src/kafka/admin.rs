@@ -116,6 +116,22 @@ impl Admin {
         Ok(())
     }
 
+    /// Deletes a topic with everything in it.
+    pub async fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
+        let deleted = self
+            .inner
+            .client
+            .delete_topics(&[topic], &options())
+            .await
+            .map_err(|error| classify::store_error(&error))?;
+        match deleted.into_iter().find_map(Result::err) {
+            None => Ok(()),
+            Some((topic, code)) => Err(StoreError::Refused(format!(
+                "topic {topic} was not deleted: {code}"
+            ))),
+        }
+    }
+
     /// `max.message.bytes` of those topics that tell (D-O3).
     pub async fn max_message_bytes(
         &self,
@@ -343,5 +359,31 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
             Poll::Ready(output) => return output,
             Poll::Pending => std::thread::park(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: T) {}
+
+    #[test]
+    fn questions_can_be_asked_from_tasks() {
+        let admin = Admin::connect(&Settings::plain("127.0.0.1:1", "test")).unwrap();
+        is_send(admin.cluster_id());
+        is_send(admin.topics(&["t"]));
+        is_send(admin.create_topics(&[("t", 1)]));
+        is_send(admin.delete_topic("t"));
+        is_send(admin.max_message_bytes(&["t"]));
+        is_send(admin.members("g"));
+        is_send(admin.topic_identities(&["t"]));
+    }
+
+    #[test]
+    fn e1_an_identity_depends_on_cluster_and_topic_id() {
+        assert_eq!(identity("c", "t"), identity("c", "t"));
+        assert_ne!(identity("c", "t"), identity("c", "u"));
+        assert_ne!(identity("c", "t"), identity("d", "t"));
     }
 }

@@ -71,8 +71,8 @@ pub(super) fn misconfigured(code: Code) -> bool {
     )
 }
 
-/// Why a record was not appended (D-O4). `chosen`: the record named its partition itself.
-pub(super) fn append_class(code: Code, fatal: bool, chosen: bool) -> AppendClass {
+/// Why a record was not appended (D-O4).
+pub(super) fn append_class(code: Code, fatal: bool) -> AppendClass {
     if fatal {
         return AppendClass::Fatal;
     }
@@ -82,8 +82,9 @@ pub(super) fn append_class(code: Code, fatal: bool, chosen: bool) -> AppendClass
         | Code::InvalidMessageSize
         | Code::InvalidRecord
         | Code::InvalidTimestamp
-        | Code::MessageBatchTooLarge => AppendClass::Rejected,
-        Code::UnknownPartition if chosen => AppendClass::Rejected,
+        | Code::MessageBatchTooLarge
+        // The partitioner chooses among those that exist, so the record named it itself.
+        | Code::UnknownPartition => AppendClass::Rejected,
         code if misconfigured(code) => AppendClass::Misconfigured,
         _ => AppendClass::Transient,
     }
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn d_o4_records_are_rejected_producers_misconfigured_and_the_rest_is_tried_again() {
-        let class = |code| append_class(code, false, false);
+        let class = |code| append_class(code, false);
         assert_eq!(class(Code::MessageSizeTooLarge), AppendClass::Rejected);
         assert_eq!(class(Code::InvalidRecord), AppendClass::Rejected);
         assert_eq!(class(Code::InvalidTimestamp), AppendClass::Rejected);
@@ -164,13 +165,9 @@ mod tests {
         assert_eq!(class(Code::NotLeaderForPartition), AppendClass::Transient);
         assert_eq!(class(Code::MessageTimedOut), AppendClass::Transient);
         assert_eq!(class(Code::PurgeQueue), AppendClass::Transient);
-        assert_eq!(class(Code::UnknownPartition), AppendClass::Misconfigured);
+        assert_eq!(class(Code::UnknownPartition), AppendClass::Rejected);
         assert_eq!(
-            append_class(Code::UnknownPartition, false, true),
-            AppendClass::Rejected
-        );
-        assert_eq!(
-            append_class(Code::MessageTimedOut, true, false),
+            append_class(Code::MessageTimedOut, true),
             AppendClass::Fatal
         );
     }

@@ -14,7 +14,9 @@ pub enum DocumentError {
     )]
     Embedded,
     /// Event Hubs over AMQP.
-    #[error("this version reads Event Hubs over its Kafka endpoint only; use kafka with preset EventHubs")]
+    #[error(
+        "this version reads Event Hubs over its Kafka endpoint only; use kafka with preset EventHubs"
+    )]
     EventHubs,
     /// Tokens instead of passwords.
     #[error("this version knows sasl.mechanism Plain, ScramSha256 and ScramSha512")]
@@ -53,7 +55,11 @@ impl Settings {
                     pair: pair.clone(),
                 },
             },
-            sasl: kafka.sasl.as_ref().map(|sasl| credentials(sasl, password)).transpose()?,
+            sasl: kafka
+                .sasl
+                .as_ref()
+                .map(|sasl| credentials(sasl, password))
+                .transpose()?,
             properties: kafka.properties.clone().into_iter().collect(),
         })
     }

@@ -145,6 +145,27 @@ pub(super) fn identity<C: ClientContext>(client: &Client<C>) -> Option<Identity>
     }
 }
 
+/// Starts a commit whose end comes to the consumer's queue, and so to its `commit_callback`. The
+/// crate's asynchronous commit asks for no answer at all.
+pub(super) fn commit<C: ClientContext>(
+    client: &Client<C>,
+    offsets: &TopicPartitionList,
+) -> Result<(), RDKafkaErrorCode> {
+    // SAFETY: client and list are alive while borrowed, and librdkafka copies the list. The
+    // queue handle is ours and is given back; the queue itself lives as long as the client.
+    unsafe {
+        let native = client.native_ptr();
+        let queue = sys::rd_kafka_queue_get_consumer(native);
+        if queue.is_null() {
+            return Err(RDKafkaErrorCode::UnknownGroup);
+        }
+        let started =
+            sys::rd_kafka_commit_queue(native, offsets.ptr(), queue, None, ptr::null_mut());
+        sys::rd_kafka_queue_destroy(queue);
+        error(started).map_or(Ok(()), Err)
+    }
+}
+
 /// A record as librdkafka takes it.
 pub(super) struct Produce<'a> {
     pub(super) topic: &'a CStr,

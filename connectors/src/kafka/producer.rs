@@ -104,16 +104,16 @@ impl ProducerContext for SinkContext {
                     .rdkafka_error_code()
                     .unwrap_or(RDKafkaErrorCode::Unknown);
                 let fatal = self.ends.fatal.load(Ordering::Relaxed);
-                failed(code, fatal, false)
+                failed(code, fatal)
             }
         };
         self.ends.end(ticket as u64, delivery);
     }
 }
 
-fn failed(code: RDKafkaErrorCode, fatal: bool, chosen: bool) -> Delivery {
+fn failed(code: RDKafkaErrorCode, fatal: bool) -> Delivery {
     Delivery::Failed {
-        class: classify::append_class(code, fatal, chosen),
+        class: classify::append_class(code, fatal),
         code: format!("{code:?}"),
         message: code.to_string(),
     }
@@ -176,7 +176,6 @@ impl Sink for KafkaSink {
     fn append(&mut self, ticket: u64, record: Record) -> Result<(), Record> {
         // Counted first: the report may come before `produce` returns.
         self.ends.taken();
-        let chosen = record.partition.is_some();
         let result = match self.name(&record.topic) {
             None => Err(RDKafkaErrorCode::InvalidTopic),
             Some(name) => {
@@ -202,7 +201,7 @@ impl Sink for KafkaSink {
                 Err(record)
             }
             Err(code) => {
-                self.ends.end(ticket, failed(code, self.fatal(), chosen));
+                self.ends.end(ticket, failed(code, self.fatal()));
                 Ok(())
             }
         }

@@ -16,7 +16,7 @@ use millrace_core::event::EventsBuilder;
 use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Membership};
 use millrace_core::limits::{FETCH_BYTES_MAX, FETCH_RECORDS_MAX};
 use millrace_core::position::{Partition, Position};
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Message, Offset};
 use sha2::{Digest, Sha256};
@@ -505,7 +505,7 @@ impl<'a> Session<'a> {
                 element.set_metadata(&committed.metadata);
             }
         }
-        if let Err(error) = self.client.commit(&list, CommitMode::Async) {
+        if let Err(error) = ffi::commit(self.client.client(), &list) {
             self.around.mailbox.push(Happening::Committed {
                 commit: id,
                 outcome: CommitOutcome::Retriable(error.to_string()),

@@ -13,7 +13,7 @@ use millrace_core::intake::io::{CommitOutcome, Committed};
 use millrace_core::position::{Partition, Position};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::time::Instant;
@@ -289,9 +289,7 @@ fn commit(
     }
     let context = client.context();
     *context.committed() = None;
-    client
-        .commit(&list, CommitMode::Async)
-        .map_err(|error| classify::store_error(&error))?;
+    ffi::commit(client.client(), &list).map_err(classify::store_error_of)?;
     let asked = Instant::now();
     loop {
         // Returns as soon as the callback was served.
