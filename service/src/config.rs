@@ -119,6 +119,24 @@ pub fn parse(path: &Path, bytes: &[u8], environment: &Environment) -> Result<Blo
     })
 }
 
+/// The document as it stands in the file with the overrides in place, not yet judged: for
+/// `millrace dev`, which fills in addresses before it starts anything.
+///
+/// # Errors
+/// See [`Error`].
+pub fn document(path: &Path, environment: &Environment) -> Result<serde_json::Value, Error> {
+    let bytes = read(path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| Error::NotUtf8 {
+        path: path.to_owned(),
+        at: error.valid_up_to(),
+    })?;
+    let document = yaml::read(text).map_err(|message| Error::NotYaml {
+        path: path.to_owned(),
+        message,
+    })?;
+    Ok(layers::put(document, environment).0)
+}
+
 /// What is wrong with overrides is reported together with what is wrong with the document.
 fn problems_of(
     parsed: Result<Block, Problems>,
