@@ -236,7 +236,9 @@ pub(crate) fn find_time(header: &Header, batch: &Bytes, timestamp: i64) -> Optio
         let mut record = rest.get(..length)?;
         rest = rest.get(length..)?;
         record = record.get(1..)?;
-        let time = header.base_timestamp.checked_add(read_varint(&mut record)?)?;
+        let time = header
+            .base_timestamp
+            .checked_add(read_varint(&mut record)?)?;
         let offset = header.base_offset.checked_add(read_varint(&mut record)?)?;
         if time >= timestamp {
             return Some((offset, time));
@@ -254,7 +256,11 @@ fn read_varint(bytes: &mut &[u8]) -> Option<i64> {
         value |= u64::from(first & 0x7f).checked_shl(shift)?;
         if first & 0x80 == 0 {
             let magnitude = (value >> 1).cast_signed();
-            return Some(if value & 1 == 0 { magnitude } else { !magnitude });
+            return Some(if value & 1 == 0 {
+                magnitude
+            } else {
+                !magnitude
+            });
         }
     }
     None
@@ -306,7 +312,7 @@ mod tests {
         assert_eq!(Header::parse_whole(&good[..60]), Err(Malformed::Short(60)));
         assert_eq!(Header::parse_whole(&good[..70]), Err(Malformed::Short(70)));
         assert_eq!(with(16, 1), Err(Malformed::Magic(1)));
-        assert_eq!(with(8, 0xff).is_err(), true);
+        assert_eq!(with(8, 0xff), Err(Malformed::Length(-16_777_150)));
         assert_eq!(with(70, 0xff), Err(Malformed::Checksum));
         assert!(matches!(with(60, 2), Err(Malformed::Count { .. })));
     }
@@ -327,7 +333,10 @@ mod tests {
             (&[1][..], -1),
             (&[2][..], 1),
             (&[0x80, 0x01][..], 64),
-            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..], i64::MIN),
+            (
+                &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..],
+                i64::MIN,
+            ),
         ] {
             assert_eq!(read_varint(&mut &*bytes), Some(value));
         }

@@ -123,7 +123,9 @@ impl Broker {
         if !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
-        listener.set_nonblocking(true).map_err(StartError::Listener)?;
+        listener
+            .set_nonblocking(true)
+            .map_err(StartError::Listener)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("millrace-broker")

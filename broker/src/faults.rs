@@ -82,7 +82,10 @@ impl Target {
     fn meets(&self, kind: ApiKey, client_id: Option<&str>, request: &RequestKind) -> bool {
         let touches = || touched(request);
         kind == self.kind
-            && self.client_id.as_deref().is_none_or(|id| client_id == Some(id))
+            && self
+                .client_id
+                .as_deref()
+                .is_none_or(|id| client_id == Some(id))
             && self
                 .group
                 .as_deref()
@@ -211,7 +214,10 @@ impl Faults {
     }
 
     fn count(&self, list: &[Armed]) {
-        let live = list.iter().filter(|armed| armed.left != Times::Count(0)).count();
+        let live = list
+            .iter()
+            .filter(|armed| armed.left != Times::Count(0))
+            .count();
         self.live.store(live, Ordering::Relaxed);
     }
 

@@ -39,9 +39,7 @@ mod topics;
 mod transactions;
 mod wire;
 
-pub use broker::{
-    Broker, CommittedOffset, PartitionSummary, StartError, StopError, TopicSummary,
-};
+pub use broker::{Broker, CommittedOffset, PartitionSummary, StartError, StopError, TopicSummary};
 pub use faults::{Fault, FaultId, Faults, Target, Times};
 pub use kafka_protocol::ResponseError;
 pub use kafka_protocol::messages::ApiKey;

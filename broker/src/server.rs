@@ -104,7 +104,13 @@ async fn converse(
         match Frame::parse(frame.freeze())? {
             Frame::UnknownVersions { correlation_id } => {
                 let answer = wire::api_versions(Some(ResponseError::UnsupportedVersion)).into();
-                wire::encode(ApiKey::ApiVersions, 0, correlation_id, &answer, &mut outgoing)?;
+                wire::encode(
+                    ApiKey::ApiVersions,
+                    0,
+                    correlation_id,
+                    &answer,
+                    &mut outgoing,
+                )?;
             }
             Frame::Request(head, request) => {
                 let answered = respond(shared, &head, *request, &host).await;
@@ -171,7 +177,8 @@ async fn respond(shared: &Arc<Shared>, head: &Head, request: RequestKind, host: 
         return api::carry_out(shared, &caller, request).await;
     }
     let refused = |request: &RequestKind, error| -> Outcome {
-        refusal::answer(request, head.version, error).map_or(Outcome::Close, Outcome::Answer)
+        refusal::answer(request, head.version, error)
+            .map_or(Outcome::Close, |answer| Outcome::Answer(Box::new(answer)))
     };
     let mut timed_out = None;
     let mut lost = false;
@@ -196,7 +203,7 @@ async fn respond(shared: &Arc<Shared>, head: &Head, request: RequestKind, host: 
 
 fn replaced(outcome: Outcome, by: Option<ResponseKind>) -> Outcome {
     match (outcome, by) {
-        (Outcome::Answer(_), Some(answer)) => Outcome::Answer(answer),
+        (Outcome::Answer(_), Some(answer)) => Outcome::Answer(Box::new(answer)),
         (outcome, _) => outcome,
     }
 }

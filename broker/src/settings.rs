@@ -60,8 +60,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("index.interval.bytes", Kind::Int, Some("4096")),
     key("max.compaction.lag.ms", Kind::Long, Some(MAX_LONG)),
     key("max.message.bytes", Kind::Int, None),
-    key("message.timestamp.after.max.ms", Kind::Long, Some("3600000")),
-    key("message.timestamp.before.max.ms", Kind::Long, Some(MAX_LONG)),
+    key(
+        "message.timestamp.after.max.ms",
+        Kind::Long,
+        Some("3600000"),
+    ),
+    key(
+        "message.timestamp.before.max.ms",
+        Kind::Long,
+        Some(MAX_LONG),
+    ),
     Key {
         words: &["CreateTime", "LogAppendTime"],
         ..key("message.timestamp.type", Kind::Text, Some("CreateTime"))
@@ -76,7 +84,11 @@ pub(crate) const KEYS: &[Key] = &[
     key("segment.index.bytes", Kind::Int, Some("10485760")),
     key("segment.jitter.ms", Kind::Long, Some("0")),
     key("segment.ms", Kind::Long, Some("604800000")),
-    key("unclean.leader.election.enable", Kind::Boolean, Some("false")),
+    key(
+        "unclean.leader.election.enable",
+        Kind::Boolean,
+        Some("false"),
+    ),
     key(TOPIC_ID, Kind::Text, Some("")),
 ];
 
@@ -152,7 +164,10 @@ impl Defaults {
 /// Who gives a record its timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Timestamps {
-    Producer { before_max_ms: i64, after_max_ms: i64 },
+    Producer {
+        before_max_ms: i64,
+        after_max_ms: i64,
+    },
     Broker,
 }
 
@@ -177,7 +192,9 @@ impl Settings {
             })
         };
         let number = |name: &str| text(name).parse::<i64>().unwrap_or(-1);
-        let deletes = text("cleanup.policy").split(',').any(|part| part.trim() == "delete");
+        let deletes = text("cleanup.policy")
+            .split(',')
+            .any(|part| part.trim() == "delete");
         let limit = |name: &str| Some(number(name)).filter(|number| deletes && *number >= 0);
         Settings {
             message_bytes_max: usize::try_from(number("max.message.bytes")).unwrap_or(usize::MAX),
@@ -223,7 +240,12 @@ mod tests {
     #[test]
     fn every_default_is_a_valid_value() {
         for key in KEYS.iter().filter(|key| key.name != TOPIC_ID) {
-            assert_eq!(check(key.name, &defaults().value(key)), Ok(()), "{}", key.name);
+            assert_eq!(
+                check(key.name, &defaults().value(key)),
+                Ok(()),
+                "{}",
+                key.name
+            );
         }
     }
 

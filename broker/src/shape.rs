@@ -157,10 +157,7 @@ static LEAVE_GROUP: Shape = shape(
     &[
         all(TEXT),
         until(2, TEXT),
-        from(
-            3,
-            Field::Structs(&[all(TEXT), all(TEXT), from(5, TEXT)]),
-        ),
+        from(3, Field::Structs(&[all(TEXT), all(TEXT), from(5, TEXT)])),
     ],
 );
 static OFFSET_COMMIT: Shape = shape(
@@ -187,21 +184,20 @@ static OFFSET_FETCH: Shape = shape(
     &[
         until(7, TEXT),
         until(7, Field::Structs(PLACES)),
-        from(
-            8,
-            Field::Structs(&[all(TEXT), all(Field::Structs(PLACES))]),
-        ),
+        from(8, Field::Structs(&[all(TEXT), all(Field::Structs(PLACES))])),
         from(7, INT8),
     ],
 );
-static OFFSET_DELETE: Shape = shape(
-    NEVER,
-    &[all(TEXT), all(Field::Structs(PLACES))],
-);
+static OFFSET_DELETE: Shape = shape(NEVER, &[all(TEXT), all(Field::Structs(PLACES))]);
 static INIT_PRODUCER_ID: Shape = shape(2, &[all(TEXT), all(INT32), from(3, INT64), from(3, INT16)]);
 static ADD_PARTITIONS_TO_TXN: Shape = shape(
     3,
-    &[all(TEXT), all(INT64), all(INT16), all(Field::Structs(PLACES))],
+    &[
+        all(TEXT),
+        all(INT64),
+        all(INT16),
+        all(Field::Structs(PLACES)),
+    ],
 );
 static ADD_OFFSETS_TO_TXN: Shape = shape(3, &[all(TEXT), all(INT64), all(INT16), all(TEXT)]);
 static TXN_OFFSET_COMMIT: Shape = shape(

@@ -230,7 +230,9 @@ impl State {
             }
             Entry::OffsetsCommitted { group, offsets } => {
                 let group = self.replayed_group(&group);
-                offsets.iter().for_each(|offset| group.offsets.commit(offset));
+                offsets
+                    .iter()
+                    .for_each(|offset| group.offsets.commit(offset));
             }
             Entry::OffsetsDeleted { group, partitions } => {
                 let group = self.replayed_group(&group);
@@ -255,7 +257,9 @@ impl State {
                 producer_id,
                 epoch,
                 timeout_ms,
-            } => self.transactions.restore(id, producer_id, epoch, timeout_ms),
+            } => self
+                .transactions
+                .restore(id, producer_id, epoch, timeout_ms),
             Entry::TransactionDecided {
                 id,
                 producer_id,
@@ -267,7 +271,9 @@ impl State {
                 if commit {
                     for (group, offsets) in &offsets {
                         let group = self.replayed_group(group);
-                        offsets.iter().for_each(|offset| group.offsets.commit(offset));
+                        offsets
+                            .iter()
+                            .for_each(|offset| group.offsets.commit(offset));
                     }
                 }
                 self.transactions
@@ -395,8 +401,9 @@ impl State {
         for group in self.groups.values_mut() {
             group.tick(now);
         }
-        self.groups
-            .retain(|_, group| !(group.generation == 0 && group.is_idle() && group.offsets.is_empty()));
+        self.groups.retain(|_, group| {
+            !(group.generation == 0 && group.is_idle() && group.offsets.is_empty())
+        });
         let ended = self.end_late_transactions(now);
         self.keep_journal();
         ended

@@ -247,8 +247,9 @@ impl State {
         if id.is_empty() {
             return Err(ResponseError::InvalidRequest);
         }
-        let timeout_fits = u64::try_from(timeout_ms)
-            .is_ok_and(|ms| ms > 0 && Duration::from_millis(ms) <= self.limits.transaction_timeout_max);
+        let timeout_fits = u64::try_from(timeout_ms).is_ok_and(|ms| {
+            ms > 0 && Duration::from_millis(ms) <= self.limits.transaction_timeout_max
+        });
         if !timeout_fits {
             return Err(ResponseError::InvalidTransactionTimeout);
         }
@@ -360,10 +361,14 @@ impl State {
             partitions: found.partitions.iter().cloned().collect(),
             offsets: offsets.clone(),
         };
-        self.keeper.record(&decided).map_err(|e| storage_error(&e))?;
+        self.keeper
+            .record(&decided)
+            .map_err(|e| storage_error(&e))?;
         for (name, offsets) in &offsets {
             if let Some(group) = self.groups.get_mut(name) {
-                offsets.iter().for_each(|offset| group.offsets.commit(offset));
+                offsets
+                    .iter()
+                    .for_each(|offset| group.offsets.commit(offset));
             }
         }
         if let Some(found) = self.transactions.by_id.get_mut(id) {
@@ -386,11 +391,15 @@ impl State {
         let Phase::Decided { commit, epoch } = found.phase else {
             return Ok(());
         };
-        let marker = if commit { Marker::Commit } else { Marker::Abort };
+        let marker = if commit {
+            Marker::Commit
+        } else {
+            Marker::Abort
+        };
         while let Some(place) = found.partitions.first() {
-            let log = usize::try_from(place.1).ok().and_then(|partition| {
-                self.topics.get_mut(&place.0)?.logs.get_mut(partition)
-            });
+            let log = usize::try_from(place.1)
+                .ok()
+                .and_then(|partition| self.topics.get_mut(&place.0)?.logs.get_mut(partition));
             if let Some(log) = log {
                 log.append_marker(found.producer_id, epoch, marker, now_ms())?;
                 self.keeper.mark(log.file());

@@ -61,7 +61,9 @@ pub(crate) enum Frame {
     Request(Head, Box<RequestKind>),
     /// A newer client asks what we speak, in words we do not know. It is answered in the
     /// oldest form, so that it can ask again.
-    UnknownVersions { correlation_id: i32 },
+    UnknownVersions {
+        correlation_id: i32,
+    },
 }
 
 /// Why a frame closes its connection.
@@ -103,8 +105,7 @@ impl Frame {
         if !shape::fits(api, version, &frame) {
             return Err(malformed());
         }
-        let request =
-            RequestKind::decode(api, &mut frame, version).map_err(|_| malformed())?;
+        let request = RequestKind::decode(api, &mut frame, version).map_err(|_| malformed())?;
         let head = Head {
             api,
             version,

@@ -72,7 +72,10 @@ fn create_topic(
         state.check_creation(&topic.name, partitions, &configs)?
     } else {
         state.create_topic(&topic.name, partitions, configs)?;
-        state.topics.get(topic.name.as_str()).map_or(0, |topic| topic.logs.len())
+        state
+            .topics
+            .get(topic.name.as_str())
+            .map_or(0, |topic| topic.logs.len())
     };
     Ok(i32::try_from(count).unwrap_or(i32::MAX))
 }

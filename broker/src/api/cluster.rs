@@ -18,13 +18,22 @@ use crate::log::Log;
 use crate::state::{NODE_ID, Shared, State};
 use crate::topics::{TopicError, is_valid_name};
 
-pub(crate) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) -> MetadataResponse {
+pub(crate) fn metadata(
+    shared: &Shared,
+    request: MetadataRequest,
+    version: i16,
+) -> MetadataResponse {
     let mut state = shared.lock();
-    let asked = request.topics.filter(|topics| version > 0 || !topics.is_empty());
+    let asked = request
+        .topics
+        .filter(|topics| version > 0 || !topics.is_empty());
     let topics = match asked {
         None => {
             let names: Vec<String> = state.topics.keys().cloned().collect();
-            names.iter().map(|name| topic(&mut state, name, false)).collect()
+            names
+                .iter()
+                .map(|name| topic(&mut state, name, false))
+                .collect()
         }
         Some(asked) => asked
             .iter()
@@ -48,8 +57,7 @@ pub(crate) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
 }
 
 fn topic(state: &mut State, name: &str, may_create: bool) -> MetadataResponseTopic {
-    let mut answer =
-        MetadataResponseTopic::default().with_name(Some(TopicName(text(name))));
+    let mut answer = MetadataResponseTopic::default().with_name(Some(TopicName(text(name))));
     if !state.topics.contains_key(name) {
         let outcome = if !is_valid_name(name) {
             Err(ResponseError::InvalidTopicException)
@@ -100,7 +108,11 @@ pub(crate) fn find_coordinator(
     version: i16,
 ) -> FindCoordinatorResponse {
     let known = (0..=1).contains(&request.key_type);
-    let error = if known { 0 } else { ResponseError::InvalidRequest.code() };
+    let error = if known {
+        0
+    } else {
+        ResponseError::InvalidRequest.code()
+    };
     let (node, port) = if known {
         (BrokerId(NODE_ID), i32::from(shared.port))
     } else {

@@ -122,7 +122,9 @@ fn write(state: &mut State, group: &str, offsets: Vec<OffsetEntry>) -> Result<()
     if let (Entry::OffsetsCommitted { offsets, .. }, Some(group)) =
         (&entry, state.groups.get_mut(group))
     {
-        offsets.iter().for_each(|offset| group.offsets.commit(offset));
+        offsets
+            .iter()
+            .for_each(|offset| group.offsets.commit(offset));
     }
     Ok(())
 }
@@ -160,7 +162,10 @@ fn fetch_one(group: Option<&Group>, topic: &str, partition: i32, stable: bool) -
 }
 
 /// The places that a request asks for; all that are committed if it names none.
-fn places(group: Option<&Group>, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> Vec<(TopicName, Vec<i32>)> {
+fn places(
+    group: Option<&Group>,
+    asked: Option<Vec<(TopicName, Vec<i32>)>>,
+) -> Vec<(TopicName, Vec<i32>)> {
     if let Some(asked) = asked {
         return asked;
     }
@@ -174,7 +179,11 @@ fn places(group: Option<&Group>, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> V
     all
 }
 
-pub(crate) fn fetch(state: &State, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+pub(crate) fn fetch(
+    state: &State,
+    request: OffsetFetchRequest,
+    version: i16,
+) -> OffsetFetchResponse {
     let stable = request.require_stable;
     if version >= 8 {
         let groups = request
@@ -255,7 +264,8 @@ pub(crate) fn delete(state: &mut State, request: OffsetDeleteRequest) -> OffsetD
     };
     let is_consumer = group.protocol_type.as_deref().unwrap_or("consumer") == "consumer";
     if !group.members.is_empty() && !is_consumer {
-        return OffsetDeleteResponse::default().with_error_code(ResponseError::NonEmptyGroup.code());
+        return OffsetDeleteResponse::default()
+            .with_error_code(ResponseError::NonEmptyGroup.code());
     }
     let mut deleted = Vec::new();
     let topics: Vec<OffsetDeleteResponseTopic> = request

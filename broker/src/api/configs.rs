@@ -57,10 +57,9 @@ pub(crate) fn describe(
                     values
                         .into_iter()
                         .filter(|value| {
-                            resource
-                                .configuration_keys
-                                .as_ref()
-                                .is_none_or(|keys| keys.iter().any(|key| key.as_str() == value.name))
+                            resource.configuration_keys.as_ref().is_none_or(|keys| {
+                                keys.iter().any(|key| key.as_str() == value.name)
+                            })
                         })
                         .map(|value| described(&value, request.include_synonyms, version))
                         .collect(),
@@ -102,12 +101,18 @@ fn values(
                 let error = TopicError::Unknown(name.to_string());
                 return Err((error.code(), error.to_string()));
             };
-            Ok(KEYS.iter().map(|key| topic_value(state, key, &topic.configs)).collect())
+            Ok(KEYS
+                .iter()
+                .map(|key| topic_value(state, key, &topic.configs))
+                .collect())
         }
         BROKER if name.is_empty() || name == NODE_ID.to_string() => Ok(broker_values(state)),
         _ => Err((
             ResponseError::InvalidRequest,
-            format!("there is no configuration of kind {} named {name:?}", resource.resource_type),
+            format!(
+                "there is no configuration of kind {} named {name:?}",
+                resource.resource_type
+            ),
         )),
     }
 }
@@ -116,7 +121,11 @@ fn topic_value(state: &State, key: &Key, set: &BTreeMap<String, String>) -> Valu
     let value = set.get(key.name);
     Value {
         name: key.name,
-        source: if value.is_some() { FROM_TOPIC } else { FROM_DEFAULT },
+        source: if value.is_some() {
+            FROM_TOPIC
+        } else {
+            FROM_DEFAULT
+        },
         value: value.cloned().unwrap_or_else(|| state.defaults.value(key)),
         kind: key.kind,
         read_only: key.name == TOPIC_ID,
@@ -139,11 +148,27 @@ fn broker_values(state: &State) -> Vec<Value> {
             .map_or_else(String::new, |key| state.defaults.value(key))
     };
     vec![
-        fixed("auto.create.topics.enable", limits.auto_create_topics.to_string(), Kind::Boolean),
-        fixed("num.partitions", limits.default_partitions.to_string(), Kind::Int),
+        fixed(
+            "auto.create.topics.enable",
+            limits.auto_create_topics.to_string(),
+            Kind::Boolean,
+        ),
+        fixed(
+            "num.partitions",
+            limits.default_partitions.to_string(),
+            Kind::Int,
+        ),
         fixed("default.replication.factor", "1".into(), Kind::Int),
-        fixed("message.max.bytes", from_topic("max.message.bytes"), Kind::Int),
-        fixed("log.retention.bytes", from_topic("retention.bytes"), Kind::Long),
+        fixed(
+            "message.max.bytes",
+            from_topic("max.message.bytes"),
+            Kind::Int,
+        ),
+        fixed(
+            "log.retention.bytes",
+            from_topic("retention.bytes"),
+            Kind::Long,
+        ),
         fixed("log.retention.ms", from_topic("retention.ms"), Kind::Long),
         fixed(
             "offset.metadata.max.bytes",
@@ -155,9 +180,21 @@ fn broker_values(state: &State) -> Vec<Value> {
             ms(limits.initial_rebalance_delay),
             Kind::Int,
         ),
-        fixed("group.min.session.timeout.ms", ms(limits.session_timeout_min), Kind::Int),
-        fixed("group.max.session.timeout.ms", ms(limits.session_timeout_max), Kind::Int),
-        fixed("transaction.max.timeout.ms", ms(limits.transaction_timeout_max), Kind::Int),
+        fixed(
+            "group.min.session.timeout.ms",
+            ms(limits.session_timeout_min),
+            Kind::Int,
+        ),
+        fixed(
+            "group.max.session.timeout.ms",
+            ms(limits.session_timeout_max),
+            Kind::Int,
+        ),
+        fixed(
+            "transaction.max.timeout.ms",
+            ms(limits.transaction_timeout_max),
+            Kind::Int,
+        ),
     ]
 }
 
@@ -254,13 +291,18 @@ pub(crate) fn alter_some(
 fn apply(configs: &mut BTreeMap<String, String>, change: &AlterableConfig) -> Result<(), Refused> {
     let name = change.name.to_string();
     let value = change.value.as_ref().map(|value| value.to_string());
-    let is_list = KEYS.iter().any(|key| key.name == name && key.kind == Kind::List);
+    let is_list = KEYS
+        .iter()
+        .any(|key| key.name == name && key.kind == Kind::List);
     match (change.config_operation, value) {
         (0, Some(value)) => {
             configs.insert(name, value);
         }
         (1, _) if name == TOPIC_ID => {
-            return Err((ResponseError::InvalidConfig, format!("{TOPIC_ID} is set by the broker")));
+            return Err((
+                ResponseError::InvalidConfig,
+                format!("{TOPIC_ID} is set by the broker"),
+            ));
         }
         (1, _) => {
             configs.remove(&name);

@@ -25,7 +25,9 @@ struct Part {
 }
 
 fn bytes_max(asked: i32) -> usize {
-    usize::try_from(asked).unwrap_or_default().min(FETCH_BYTES_MAX)
+    usize::try_from(asked)
+        .unwrap_or_default()
+        .min(FETCH_BYTES_MAX)
 }
 
 fn is_committed(request: &FetchRequest) -> bool {
@@ -40,7 +42,8 @@ pub(crate) async fn fetch(
     // Sessions save bytes between many brokers. Every answer here says "no session", so a
     // client that names one means some other broker.
     if version >= 7 && request.session_id != 0 && request.session_epoch > 0 {
-        return FetchResponse::default().with_error_code(ResponseError::FetchSessionIdNotFound.code());
+        return FetchResponse::default()
+            .with_error_code(ResponseError::FetchSessionIdNotFound.code());
     }
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
     let deadline = Instant::now() + wait.min(FETCH_WAIT_MAX);
@@ -87,11 +90,18 @@ fn is_ready(state: &State, request: &FetchRequest, enough: usize) -> bool {
         }
     }
     // Waiting for nothing helps nobody.
-    request.topics.iter().all(|topic| topic.partitions.is_empty())
+    request
+        .topics
+        .iter()
+        .all(|topic| topic.partitions.is_empty())
 }
 
 fn below(log: &Log, committed: bool) -> i64 {
-    if committed { log.stable_end() } else { log.end() }
+    if committed {
+        log.stable_end()
+    } else {
+        log.end()
+    }
 }
 
 fn refusal(log: &Log, asked: &FetchPartition) -> Option<ResponseError> {

@@ -85,7 +85,11 @@ fn begin_join(
     }
     let client_id = owned(&caller.head.client_id).unwrap_or_default();
     let instance = owned(&request.group_instance_id);
-    let fresh_id = format!("{}-{}", instance.as_deref().unwrap_or(&client_id), random_id());
+    let fresh_id = format!(
+        "{}-{}",
+        instance.as_deref().unwrap_or(&client_id),
+        random_id()
+    );
     let join = Join {
         member_id: request.member_id.to_string(),
         instance,
@@ -131,8 +135,7 @@ async fn written(shared: &Shared) -> Result<(), ResponseError> {
 }
 
 pub(crate) async fn sync(shared: &Arc<Shared>, request: SyncGroupRequest) -> SyncGroupResponse {
-    let refused =
-        |error: ResponseError| SyncGroupResponse::default().with_error_code(error.code());
+    let refused = |error: ResponseError| SyncGroupResponse::default().with_error_code(error.code());
     let waiting = {
         let mut state = shared.lock();
         match state.groups.get_mut(request.group_id.as_str()) {
@@ -222,7 +225,11 @@ fn described(name: GroupId, group: Option<&Group>, version: i16) -> DescribedGro
         return answer.with_group_state(text("Dead"));
     };
     let stable = group.phase_name() == "Stable";
-    let protocol = group.protocol.as_deref().filter(|_| stable).unwrap_or_default();
+    let protocol = group
+        .protocol
+        .as_deref()
+        .filter(|_| stable)
+        .unwrap_or_default();
     let members = group
         .members
         .iter()

@@ -36,7 +36,7 @@ impl Caller<'_> {
 /// What becomes of a request.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Answer(ResponseKind),
+    Answer(Box<ResponseKind>),
     /// The client wants no answer.
     Silent,
     /// The client wants no answer, and something failed: a closed connection tells it.
@@ -45,7 +45,7 @@ pub(crate) enum Outcome {
 
 impl<T: Into<ResponseKind>> From<T> for Outcome {
     fn from(answer: T) -> Outcome {
-        Outcome::Answer(answer.into())
+        Outcome::Answer(Box::new(answer.into()))
     }
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn carry_out(
 /// Confirms only what is safe.
 async fn synced(shared: &Shared, answer: impl Into<ResponseKind>) -> Outcome {
     match shared.sync().await {
-        Ok(()) => Outcome::Answer(answer.into()),
+        Ok(()) => Outcome::Answer(Box::new(answer.into())),
         Err(error) => {
             tracing::error!(%error, "cannot sync to the device");
             Outcome::Close

@@ -64,9 +64,17 @@ struct Position {
     leader_epoch: i32,
 }
 
-fn find(log: &Log, asked: &ListOffsetsPartition, committed: bool) -> Result<Position, ResponseError> {
+fn find(
+    log: &Log,
+    asked: &ListOffsetsPartition,
+    committed: bool,
+) -> Result<Position, ResponseError> {
     check_epoch(log, asked.current_leader_epoch)?;
-    let end = if committed { log.stable_end() } else { log.end() };
+    let end = if committed {
+        log.stable_end()
+    } else {
+        log.end()
+    };
     let unreadable = |error: std::io::Error| {
         tracing::error!(%error, "cannot search a partition");
         ResponseError::KafkaStorageError
@@ -74,7 +82,10 @@ fn find(log: &Log, asked: &ListOffsetsPartition, committed: bool) -> Result<Posi
     let (offset, timestamp) = match asked.timestamp {
         LATEST => (end, -1),
         EARLIEST => (log.start(), -1),
-        MAX_TIMESTAMP => log.find_latest(end).map_err(unreadable)?.unwrap_or((-1, -1)),
+        MAX_TIMESTAMP => log
+            .find_latest(end)
+            .map_err(unreadable)?
+            .unwrap_or((-1, -1)),
         timestamp => log
             .find_time(timestamp, end)
             .map_err(unreadable)?

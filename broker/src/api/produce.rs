@@ -64,7 +64,11 @@ pub(crate) async fn produce(
         .iter()
         .flat_map(|topic| &topic.partition_responses)
         .any(|partition| partition.error_code != 0);
-    if failed { Outcome::Close } else { Outcome::Silent }
+    if failed {
+        Outcome::Close
+    } else {
+        Outcome::Silent
+    }
 }
 
 fn check(records: Option<Bytes>, version: i16) -> Result<Checked, ResponseError> {
@@ -108,8 +112,9 @@ fn store_all(
     for (topic, checked) in request.topic_data.iter().zip(checked) {
         let mut partitions = Vec::with_capacity(checked.len());
         for (data, checked) in topic.partition_data.iter().zip(checked) {
-            let outcome = checked
-                .and_then(|checked| store(state, transactional_id, &topic.name, data.index, checked));
+            let outcome = checked.and_then(|checked| {
+                store(state, transactional_id, &topic.name, data.index, checked)
+            });
             let mut answer = PartitionProduceResponse::default().with_index(data.index);
             match outcome {
                 Ok(stored) => {

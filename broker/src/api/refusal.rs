@@ -8,7 +8,9 @@ use kafka_protocol::protocol::StrBytes;
 use crate::wire;
 
 pub(crate) fn produce(request: &ProduceRequest, error: ResponseError) -> ProduceResponse {
-    use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+    use kafka_protocol::messages::produce_response::{
+        PartitionProduceResponse, TopicProduceResponse,
+    };
     let topics = request.topic_data.iter().map(|topic| {
         let partitions = topic.partition_data.iter().map(|data| {
             PartitionProduceResponse::default()
@@ -296,7 +298,10 @@ fn alter_some_configs(
     IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
 }
 
-fn describe_groups(request: &DescribeGroupsRequest, error: ResponseError) -> DescribeGroupsResponse {
+fn describe_groups(
+    request: &DescribeGroupsRequest,
+    error: ResponseError,
+) -> DescribeGroupsResponse {
     use kafka_protocol::messages::describe_groups_response::DescribedGroup;
     let groups = request.groups.iter().map(|name| {
         DescribedGroup::default()
@@ -343,9 +348,7 @@ pub(crate) fn answer(
             .into(),
         RequestKind::SyncGroup(_) => SyncGroupResponse::default().with_error_code(number).into(),
         RequestKind::Heartbeat(_) => HeartbeatResponse::default().with_error_code(number).into(),
-        RequestKind::LeaveGroup(_) => LeaveGroupResponse::default()
-            .with_error_code(number)
-            .into(),
+        RequestKind::LeaveGroup(_) => LeaveGroupResponse::default().with_error_code(number).into(),
         RequestKind::InitProducerId(_) => InitProducerIdResponse::default()
             .with_error_code(number)
             .with_producer_id(ProducerId(-1))
@@ -357,7 +360,9 @@ pub(crate) fn answer(
             .into(),
         RequestKind::TxnOffsetCommit(request) => txn_offset_commit(request, error).into(),
         RequestKind::EndTxn(_) => EndTxnResponse::default().with_error_code(number).into(),
-        RequestKind::OffsetForLeaderEpoch(request) => offset_for_leader_epoch(request, error).into(),
+        RequestKind::OffsetForLeaderEpoch(request) => {
+            offset_for_leader_epoch(request, error).into()
+        }
         RequestKind::CreateTopics(request) => create_topics(request, error).into(),
         RequestKind::DeleteTopics(request) => delete_topics(request, error).into(),
         RequestKind::CreatePartitions(request) => create_partitions(request, error).into(),

@@ -64,10 +64,17 @@ pub(crate) fn add_partitions(
     let topics = request.v3_and_below_topics;
     let places: Vec<(String, i32)> = topics
         .iter()
-        .flat_map(|topic| topic.partitions.iter().map(|one| (topic.name.to_string(), *one)))
+        .flat_map(|topic| {
+            topic
+                .partitions
+                .iter()
+                .map(|one| (topic.name.to_string(), *one))
+        })
         .collect();
     let unknown = |topic: &str, partition: i32| state.log(topic, partition).is_none();
-    let some_unknown = places.iter().any(|(topic, partition)| unknown(topic, *partition));
+    let some_unknown = places
+        .iter()
+        .any(|(topic, partition)| unknown(topic, *partition));
     // All or nothing: with an unknown partition the others are not added either.
     let codes: Vec<i16> = if some_unknown {
         places
@@ -164,7 +171,10 @@ pub(crate) fn commit_offsets(
                             leader_epoch: one.committed_leader_epoch,
                             metadata: metadata.map(StrBytes::to_string).unwrap_or_default(),
                         };
-                        state.group(&request.group_id)?.offsets.hold(producer_id, &entry);
+                        state
+                            .group(&request.group_id)?
+                            .offsets
+                            .hold(producer_id, &entry);
                         Ok(())
                     });
                     TxnOffsetCommitResponsePartition::default()

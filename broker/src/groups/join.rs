@@ -193,9 +193,10 @@ impl Group {
         let others = || self.members.iter().filter(|(id, _)| **id != join.member_id);
         self.protocol_type.as_deref() == Some(join.protocol_type.as_str())
             && (others().next().is_none()
-                || join.protocols.iter().any(|(name, _)| {
-                    others().all(|(_, member)| member.metadata(name).is_some())
-                }))
+                || join
+                    .protocols
+                    .iter()
+                    .any(|(name, _)| others().all(|(_, member)| member.metadata(name).is_some())))
     }
 
     /// The protocol that all members can follow and most prefer.
@@ -260,8 +261,8 @@ impl Group {
         let Phase::Preparing { deadline, first } = self.phase else {
             return;
         };
-        let all_here = self.pending.is_empty()
-            && self.members.values().all(|member| member.joining.is_some());
+        let all_here =
+            self.pending.is_empty() && self.members.values().all(|member| member.joining.is_some());
         if now >= deadline || (first.is_none() && all_here) {
             self.complete_join(now);
         }

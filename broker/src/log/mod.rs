@@ -178,7 +178,13 @@ impl Log {
 
     /// Batches from the one that holds `offset`, up to `bytes_max`, none that starts at or
     /// above `below`. At least one batch is taken if `at_least_one`.
-    pub(crate) fn read(&self, offset: i64, below: i64, bytes_max: usize, at_least_one: bool) -> Read {
+    pub(crate) fn read(
+        &self,
+        offset: i64,
+        below: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Read {
         let first = self
             .entries
             .partition_point(|entry| entry.last_offset < offset);
@@ -257,7 +263,11 @@ impl Log {
     /// The record with the largest timestamp.
     pub(crate) fn find_latest(&self, below: i64) -> io::Result<Option<Found>> {
         let mut latest: Option<&Entry> = None;
-        for entry in self.entries.iter().filter(|entry| entry.base_offset < below) {
+        for entry in self
+            .entries
+            .iter()
+            .filter(|entry| entry.base_offset < below)
+        {
             if latest.is_none_or(|best| entry.max_timestamp > best.max_timestamp) {
                 latest = Some(entry);
             }
@@ -315,7 +325,11 @@ impl Log {
     pub(crate) fn delete_before(&mut self, start: i64) -> io::Result<()> {
         self.start = self.start.max(start);
         self.end = self.end.max(self.start);
-        while self.entries.front().is_some_and(|entry| entry.last_offset < self.start) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.last_offset < self.start)
+        {
             if let Some(entry) = self.entries.pop_front() {
                 self.store.release(entry.bytes);
                 self.bytes -= entry.bytes as u64;
@@ -323,7 +337,13 @@ impl Log {
         }
         self.producers.trim(self.start);
         let first_live = match (self.entries.front(), &self.store) {
-            (Some(Entry { place: Place::File(position), .. }), _) => *position,
+            (
+                Some(Entry {
+                    place: Place::File(position),
+                    ..
+                }),
+                _,
+            ) => *position,
             (None, Store::File(store)) => store.end,
             _ => return Ok(()),
         };
@@ -339,7 +359,11 @@ impl Log {
 
     /// Where the log should start so that it holds at most `bytes_max` bytes and nothing
     /// older than `oldest_ms`. `None` if it may stay as it is.
-    pub(crate) fn retained_start(&self, bytes_max: Option<u64>, oldest_ms: Option<i64>) -> Option<i64> {
+    pub(crate) fn retained_start(
+        &self,
+        bytes_max: Option<u64>,
+        oldest_ms: Option<i64>,
+    ) -> Option<i64> {
         let stable = self.stable_end();
         let mut bytes = self.bytes;
         let mut start = None;

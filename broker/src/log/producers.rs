@@ -187,7 +187,11 @@ impl Producers {
 
     /// Forgets what lies wholly below the start of the log.
     pub(crate) fn trim(&mut self, start: i64) {
-        while self.aborted.front().is_some_and(|one| one.last_offset < start) {
+        while self
+            .aborted
+            .front()
+            .is_some_and(|one| one.last_offset < start)
+        {
             self.aborted.pop_front();
         }
     }
@@ -206,7 +210,13 @@ mod tests {
     use super::*;
     use crate::batch::marker_batch;
 
-    fn data(base_offset: i64, epoch: i16, sequence: i32, records: i32, transactional: bool) -> Header {
+    fn data(
+        base_offset: i64,
+        epoch: i16,
+        sequence: i32,
+        records: i32,
+        transactional: bool,
+    ) -> Header {
         let template = marker_batch(1, epoch, Marker::Commit, 0);
         let mut header = Header::parse(&template).expect("valid");
         header.attributes = if transactional { 0b1_0000 } else { 0 };
@@ -218,8 +228,7 @@ mod tests {
     }
 
     fn mark(base_offset: i64, epoch: i16, marker: Marker) -> Header {
-        let mut header =
-            Header::parse(&marker_batch(1, epoch, marker, 0)).expect("valid");
+        let mut header = Header::parse(&marker_batch(1, epoch, marker, 0)).expect("valid");
         header.base_offset = base_offset;
         header
     }

@@ -82,7 +82,8 @@ fn read_batch(
     if left < HEADER_BYTES {
         return Err(Torn::Short);
     }
-    file.read_exact_at(&mut head, position).map_err(Torn::Read)?;
+    file.read_exact_at(&mut head, position)
+        .map_err(Torn::Read)?;
     let header = Header::parse(&head)?;
     if header.bytes > left {
         return Err(Torn::Short);
@@ -96,7 +97,8 @@ fn read_batch(
     let mut marker = None;
     if stopped == Stopped::Crashed || header.is_control() {
         let mut whole = vec![0; header.bytes];
-        file.read_exact_at(&mut whole, position).map_err(Torn::Read)?;
+        file.read_exact_at(&mut whole, position)
+            .map_err(Torn::Read)?;
         Header::parse_whole(&whole)?;
         if header.is_control() {
             marker = batch::read_marker(&whole);

@@ -33,11 +33,13 @@ impl Budget {
     }
 
     fn take(&self, bytes: u64) {
-        self.used.fetch_add(bytes + BATCH_OVERHEAD_BYTES, Ordering::Relaxed);
+        self.used
+            .fetch_add(bytes + BATCH_OVERHEAD_BYTES, Ordering::Relaxed);
     }
 
     fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes + BATCH_OVERHEAD_BYTES, Ordering::Relaxed);
+        self.used
+            .fetch_sub(bytes + BATCH_OVERHEAD_BYTES, Ordering::Relaxed);
     }
 }
 
