@@ -17,6 +17,7 @@ pub mod audit;
 pub mod broker;
 pub mod check;
 pub mod check_app;
+pub mod dev;
 pub mod dlq;
 pub mod echo_app;
 pub mod schema;
@@ -31,6 +32,7 @@ pub mod tail;
     max_term_width = 100,
     after_help = "\
 Start here:
+  millrace dev block.yaml              a whole block on this machine
   millrace broker                      a Kafka broker on this machine
   millrace send orders --file FILE     events from a file
   millrace tail orders-scored          what came out
@@ -46,6 +48,7 @@ pub struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Dev(dev::Arguments),
     Broker(broker::Arguments),
     Send(send::Arguments),
     Tail(tail::Arguments),
@@ -60,6 +63,7 @@ enum Command {
 /// Runs the command that was asked for.
 pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending> {
     match arguments.command {
+        Command::Dev(arguments) => dev::run(arguments, screen).await,
         Command::Broker(arguments) => broker::run(arguments, screen).await,
         Command::Send(arguments) => send::run(arguments, screen).await,
         Command::Tail(arguments) => tail::run(arguments, screen).await,

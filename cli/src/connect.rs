@@ -249,25 +249,19 @@ impl Cluster {
         }))
     }
 
-    /// The partitions of a topic that has to exist; it is created if somebody wants that.
-    pub async fn need_topic(
-        &self,
-        topic: &str,
-        create: Option<i32>,
-    ) -> anyhow::Result<Vec<Partition>> {
-        if let Some(partitions) = self.partitions(topic).await? {
-            return Ok(partitions);
-        }
-        let Some(number) = create else {
-            bail!(
-                "topic `{topic}` does not exist at {}; `millrace send {topic} --create 4` would \
-                 create it",
-                self.address()
-            );
-        };
-        let created = self.admin.create_topics(&[(topic, number)]).await;
-        created.map_err(|error| self.explain(error))?;
-        Ok((0..number).map(|at| Partition::new(topic, at)).collect())
+    /// The partitions of a topic that has to exist.
+    pub async fn need_topic(&self, topic: &str) -> anyhow::Result<Vec<Partition>> {
+        let partitions = self.partitions(topic).await?;
+        partitions.with_context(|| {
+            let address = self.address();
+            format!("topic `{topic}` does not exist at {address}; is the name right?")
+        })
+    }
+
+    /// Creates a topic.
+    pub async fn create_topic(&self, topic: &str, partitions: i32) -> anyhow::Result<()> {
+        let created = self.admin.create_topics(&[(topic, partitions)]).await;
+        created.map_err(|error| self.explain(error))
     }
 
     /// First and end position of logs.

@@ -15,6 +15,7 @@ pub mod bench;
 pub mod check_app;
 pub mod commands;
 pub mod connect;
+pub mod console;
 pub mod dead_letters;
 pub mod http;
 pub mod preflight;

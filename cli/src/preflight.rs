@@ -184,10 +184,8 @@ impl Preflight<'_> {
         Vec::new()
     }
 
-    /// An event that fits into its topic has to fit into the dead-letter topic (D-D4), with the
-    /// headers of D-D1.
+    /// An event that fits into its topic has to fit into the dead-letter topic (D-D4).
     async fn sizes(&mut self) {
-        const HEADERS: u64 = 8 << 10;
         let topics: Vec<&str> = self.input.topics.iter().map(String::as_str).collect();
         let outputs = [self.output.topic.as_str(), self.output.dead_letter.as_str()];
         let from = self.from.admin().max_message_bytes(&topics).await;
@@ -200,10 +198,10 @@ impl Preflight<'_> {
         let largest = from.values().max();
         let dead_letter = to.get(&self.output.dead_letter);
         match (largest, dead_letter) {
-            (Some(largest), Some(dead_letter)) if dead_letter < &(largest + HEADERS) => {
+            (Some(largest), Some(dead_letter)) if dead_letter < largest => {
                 let detail = format!(
                     "max.message.bytes of `{}` is {dead_letter}; events of up to {largest} bytes \
-                     may become dead letters, which carry up to {HEADERS} bytes of headers more",
+                     may become dead letters and hold their partitions then",
                     self.output.dead_letter
                 );
                 self.add("size limits", Verdict::Warned, detail);

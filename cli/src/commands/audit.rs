@@ -338,7 +338,7 @@ fn size(ranges: &Ranges) -> u64 {
 async fn partitions(cluster: &Cluster, topics: &[String]) -> anyhow::Result<Vec<Partition>> {
     let mut all = BTreeSet::new();
     for topic in topics {
-        all.extend(cluster.need_topic(topic, None).await?);
+        all.extend(cluster.need_topic(topic).await?);
     }
     Ok(all.into_iter().collect())
 }

@@ -246,7 +246,7 @@ impl Choice {
         chosen: &Chosen,
         tell: &mut dyn FnMut(&Partition, &Event, Obituary) -> anyhow::Result<()>,
     ) -> anyhow::Result<u64> {
-        let partitions = chosen.from.need_topic(&chosen.topic, None).await?;
+        let partitions = chosen.from.need_topic(&chosen.topic).await?;
         let mut reader = chosen.from.read(partitions, self.from, Until::Ends).await?;
         let mut others = 0;
         while let Some(batch) = reader.next().await {

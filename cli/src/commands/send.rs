@@ -106,9 +106,15 @@ struct Summary {
 
 pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending> {
     let cluster = arguments.connect.open()?;
-    cluster
-        .need_topic(&arguments.topic, arguments.create)
-        .await?;
+    let (topic, create) = (&arguments.topic, arguments.create);
+    match (cluster.partitions(topic).await?, create) {
+        (Some(_), _) => {}
+        (None, Some(partitions)) => cluster.create_topic(topic, partitions).await?,
+        (None, None) => anyhow::bail!(
+            "topic `{topic}` does not exist at {}; create it with --create PARTITIONS",
+            cluster.address()
+        ),
+    }
     let sink = cluster.sink(arguments.timeout)?;
     let mut lines = read(&arguments.file, arguments.whole)?;
     let mut sending = Sending {

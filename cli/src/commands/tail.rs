@@ -62,7 +62,7 @@ pub struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending> {
     let cluster = arguments.connect.open()?;
-    let mut partitions = cluster.need_topic(&arguments.topic, None).await?;
+    let mut partitions = cluster.need_topic(&arguments.topic).await?;
     if let Some(number) = arguments.partition {
         partitions.retain(|partition| partition.number() == number);
         if partitions.is_empty() {
