@@ -71,7 +71,7 @@ fn c2_r4_names_its_four_keys() {
 #[test]
 fn c2_exactly_once_needs_one_kafka_connection_with_transactions() {
     let once = ("delivery.guarantee", json!("ExactlyOnce"));
-    fine(&[once.clone()]);
+    fine(std::slice::from_ref(&once));
     let two = [
         once.clone(),
         ("connections.other", kafka()),
