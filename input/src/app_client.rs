@@ -96,6 +96,8 @@ impl Inner {
             .await;
         let (outcome, status) = match answer {
             Ok(response) => (self.read(call, &response, now), response.status),
+            // The answer to a smaller batch may fit.
+            Err(error @ Error::TooLarge { .. }) => (Outcome::TooLarge(self.failure(&error)), 0),
             Err(error) => (Outcome::Failed(self.failure(&error)), 0),
         };
         self.metrics

@@ -131,7 +131,7 @@ pub async fn run(
         unreachable!("refused above: this version reads over the Kafka protocol");
     };
     let kafka = connection(&config, input)?;
-    let metrics = Metrics::new(block.identity.name(), config.release.as_str(), "live");
+    let metrics = Metrics::new(block.identity.name(), config.release.as_str(), "input");
     let health = Health::new();
     let (commands, receiver) = mpsc::channel(driver::COMMANDS_QUEUED_MAX);
     let desk = Desk {

@@ -117,6 +117,15 @@ impl Intake {
                 let event = EventRef { tenure: id, number };
                 let tenure = self.tenures.get_mut(&id).expect("its id was just listed");
                 tenure.write(frame, number, &self.settings.names);
+                if frame.overflowed() {
+                    frame.discard_event();
+                    let alone = events.is_empty();
+                    tenure.take_back(number, alone);
+                    if !alone {
+                        self.send(draft.take(), effects);
+                    }
+                    continue;
+                }
                 events.push(Some(event));
                 tenure.at_output += 1;
             }
@@ -136,7 +145,7 @@ impl Intake {
     }
 
     fn send(&mut self, draft: Option<(ResultsFrame, Vec<Option<EventRef>>, i32)>, effects: &mut Vec<Effect>) {
-        let Some((frame, events, _)) = draft else {
+        let Some((frame, events, _)) = draft.filter(|(_, events, _)| !events.is_empty()) else {
             return;
         };
         self.link.seq += 1;
@@ -344,6 +353,19 @@ impl Tenure {
                 result::write_dead_letter(frame, &context, &self.partition, event, &id, &dead);
             }
         }
+    }
+
+    /// A frame has no room for the event: it is the next one to be written. If it had a frame for
+    /// itself, its results are larger than any frame, and it becomes a dead letter.
+    fn take_back(&mut self, number: Number, alone: bool) {
+        let work = self.ledger.get_mut(number).expect("it was just written");
+        work.place = Place::Outbox;
+        if alone {
+            let message = "the results of this event are larger than a publish frame".to_owned();
+            let letter = Letter::of(Reason::Oversized, Stage::App, "RESULTS_TOO_LARGE", message);
+            work.answer = Some(Answer::DeadLetter(Box::new(letter)));
+        }
+        self.resend.insert(number);
     }
 
     /// The broker will never take these records: the event becomes a dead letter, or its dead
