@@ -20,19 +20,29 @@ fn docs(page: &str) -> PathBuf {
         .join(page)
 }
 
-fn section(page: &mut String, name: &str, command: &mut Command) {
+fn section(page: &mut String, name: &str, command: &Command) {
+    // What the environment of this run holds is nobody's default.
+    let mut shown = command
+        .clone()
+        .mut_args(|argument| argument.hide_env_values(true))
+        .term_width(100);
+    let help = trimmed(&shown.render_long_help().to_string());
     write!(
         page,
-        "\n## {name}\n\n```text\n{}\n```\n",
-        trimmed(&command.render_long_help().to_string())
+        "
+## {name}
+
+```text
+{help}
+```
+"
     )
     .expect("text");
-    for inner in command
-        .get_subcommands_mut()
-        .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
-    {
-        let name = format!("{name} {}", inner.get_name());
-        section(page, &name, inner);
+    let inner = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help");
+    for inner in inner {
+        section(page, &format!("{name} {}", inner.get_name()), inner);
     }
 }
 
@@ -47,12 +57,12 @@ fn trimmed(help: &str) -> String {
 
 #[test]
 fn the_command_line_page_is_what_help_says() {
-    let mut command = Arguments::command().term_width(100);
+    let mut command = Arguments::command();
     command.build();
     let mut page = "# Command line\n\nMade from `millrace --help`; `UPDATE=1` writes it again \
                     (integration-tests/tests/reference_pages.rs).\n"
         .to_owned();
-    section(&mut page, "millrace", &mut command);
+    section(&mut page, "millrace", &command);
     let path = docs("reference/cli.md");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &page).expect("written");
