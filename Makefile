@@ -35,6 +35,19 @@ check: ## formatting and clippy, warnings are errors
 test-kafka: ## conformance and stories on a real Apache Kafka (needs Java and Maven, or installs them)
 	@CI=1 $(bed)/tiers.sh kafka
 
+# How many seeds `make sim` tries; a failing one is written to sim/regressions/.
+SEEDS ?= 10000
+
+.PHONY: sim
+sim: ## many seeded runs of the core with faults, in virtual time; SEEDS=10000
+	cargo run -q -p millrace-sim -- --seeds $(SEEDS)
+
+.PHONY: docs
+docs: ## writes the generated pages of docs/reference/ again
+	@$(bed)/prerequisites.sh build
+	UPDATE=1 cargo test -q -p millrace-service --test reference
+	UPDATE=1 cargo test -q -p millrace-integration-tests --test reference_pages
+
 .PHONY: clean
 clean: ## removes what was built and what tests left behind
 	-@$(bed)/kafka.sh wipe
