@@ -12,34 +12,33 @@
 //! later events are refused until the failed one has come again.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
-use crate::contract::publish::{
-    Fault, Hello, Lease, Mode, Ready, Reply, Request, ResultEvent, Results, Revoked,
-    StoreClass, StoreFailure, VERSION,
-};
-use crate::limits::{FRAME_BYTES_MAX, PARTLY_STORED_MAX, TRAIN_BYTES_MAX, TRAIN_RECORDS_MAX};
+use crate::contract::publish::{Fault, Hello, Mode, Ready, Reply, Request, StoreClass, VERSION};
 use crate::position::{Partition, Position};
 use crate::time::Time;
-use crate::token::Stamp;
 
 mod answers;
+mod arrival;
 mod counters;
+mod ended;
+mod event;
 mod lanes;
 #[cfg(test)]
 mod laws;
+mod produce;
 mod topics;
 
-use answers::{Answers, FrameSlot, NewFrame};
+use answers::Answers;
 pub use counters::{BUCKET_SECONDS, Counters, Histogram, OVERSIZED_BUCKETS, TopicCounters};
-use lanes::{EventSlot, LaneKey, LaneSlot, Lanes, UNORDERED};
-use topics::{Refusal, Topics};
+use event::{Event, Partly, Sources};
+use lanes::{EventSlot, LaneSlot, Lanes, UNORDERED};
 pub use topics::Limits;
+use topics::Topics;
 
 /// What the store is told once.
 #[derive(Clone, Debug)]
@@ -101,7 +100,11 @@ pub struct Failed {
 
 impl Failed {
     fn new(class: StoreClass, code: &str, message: impl Into<String>) -> Self {
-        Self { class, code: code.to_owned(), message: message.into() }
+        Self {
+            class,
+            code: code.to_owned(),
+            message: message.into(),
+        }
     }
 
     /// Whether the input will send the event again as it is, so that its lane has to wait.
@@ -180,7 +183,12 @@ struct Rules {
 }
 
 impl Rules {
-    const ALL: Self = Self { trains: true, owed: true, purge: true, lease: true };
+    const ALL: Self = Self {
+        trains: true,
+        owed: true,
+        purge: true,
+        lease: true,
+    };
 }
 
 #[derive(Debug)]
@@ -204,89 +212,6 @@ struct Train {
     lane: LaneSlot,
     records: usize,
     bytes: usize,
-}
-
-/// One event that has records to store, or in the producer.
-#[derive(Debug)]
-struct Event {
-    /// With the records that were not taken off yet.
-    view: ResultEvent,
-    /// With all records, if there are several.
-    whole: Option<ResultEvent>,
-    /// `None`: its session is over, nobody waits for an answer.
-    frame: Option<FrameSlot>,
-    lane: LaneSlot,
-    source: u32,
-    /// Records in the producer.
-    open: u32,
-    /// Records that were taken off `view`.
-    taken: u32,
-    /// Whether it stands in its lane's queue.
-    waiting: bool,
-    /// A bit per record that is stored, for the first 64.
-    stored: u64,
-    /// Records that an earlier attempt has stored (D-O2).
-    skip: u64,
-    since: Duration,
-    held: Option<Box<Record>>,
-    failed: Option<Box<Failed>>,
-}
-
-/// The records of an event that a failed attempt has stored.
-#[derive(Clone, Copy, Debug)]
-struct Partly {
-    digest: u64,
-    stored: u64,
-}
-
-/// The topic-partitions that the input reads.
-#[derive(Debug, Default)]
-struct Sources {
-    by_partition: HashMap<Partition, u32, BuildHasherDefault<SipHasher13>>,
-    list: Vec<Source>,
-}
-
-#[derive(Debug)]
-struct Source {
-    partition: Partition,
-    lease: Option<(i32, Duration)>,
-    /// The newest generation that is gone.
-    revoked: Option<i32>,
-}
-
-impl Sources {
-    fn of(&mut self, partition: &Partition) -> u32 {
-        if let Some(source) = self.by_partition.get(partition) {
-            return *source;
-        }
-        let source = u32::try_from(self.list.len()).expect("partitions are far fewer than 2^32");
-        self.by_partition.insert(partition.clone(), source);
-        self.list.push(Source { partition: partition.clone(), lease: None, revoked: None });
-        source
-    }
-
-    fn at(&mut self, source: u32) -> &mut Source {
-        &mut self.list[source as usize]
-    }
-}
-
-const SLOT_BITS: u32 = 28;
-const RECORD_BITS: u32 = 24;
-
-fn ticket(slot: EventSlot, record: u32, topic: u16) -> u64 {
-    assert!(slot < 1 << SLOT_BITS && record < 1 << RECORD_BITS, "credit bounds events and records");
-    u64::from(slot) | u64::from(record) << SLOT_BITS | u64::from(topic) << (SLOT_BITS + RECORD_BITS)
-}
-
-fn split(ticket: u64) -> (EventSlot, u32, u16) {
-    let low = |number: u64, bits: u32| {
-        u32::try_from(number & ((1 << bits) - 1)).expect("fewer than 32 bits")
-    };
-    (
-        low(ticket, SLOT_BITS),
-        low(ticket >> SLOT_BITS, RECORD_BITS),
-        u16::try_from(ticket >> (SLOT_BITS + RECORD_BITS)).expect("12 bits are left"),
-    )
 }
 
 impl Store {
@@ -333,9 +258,20 @@ impl Store {
 
     /// A connection has said `Hello`. `Ok`: it is the session now, and an older one is over.
     pub fn admit(&mut self, hello: &Hello) -> Result<(), Fault> {
-        let fault = |code: &str, message: String| Err(Fault { code: code.to_owned(), message });
+        let fault = |code: &str, message: String| {
+            Err(Fault {
+                code: code.to_owned(),
+                message,
+            })
+        };
         if hello.version != VERSION {
-            return fault("Version", format!("the output speaks version {VERSION} of the protocol, the input {}", hello.version));
+            return fault(
+                "Version",
+                format!(
+                    "the output speaks version {VERSION} of the protocol, the input {}",
+                    hello.version
+                ),
+            );
         }
         if hello.block != self.settings.block || hello.release != self.settings.release {
             return fault(
@@ -347,16 +283,27 @@ impl Store {
             );
         }
         if hello.mode == Mode::ExactlyOnce {
-            return fault("NotInThisVersion", "exactly-once is not in this version".to_owned());
+            return fault(
+                "NotInThisVersion",
+                "exactly-once is not in this version".to_owned(),
+            );
         }
         if let Some(session) = &self.session
             && session.number > hello.session
         {
-            return fault("Replaced", format!("session {} is newer than {}", session.number, hello.session));
+            return fault(
+                "Replaced",
+                format!("session {} is newer than {}", session.number, hello.session),
+            );
         }
         self.close();
         self.counters.sessions += 1;
-        self.session = Some(Session { number: hello.session, last_seq: None, ready: false, draining: false });
+        self.session = Some(Session {
+            number: hello.session,
+            last_seq: None,
+            ready: false,
+            draining: false,
+        });
         Ok(())
     }
 
@@ -391,7 +338,10 @@ impl Store {
     /// A frame of the session.
     pub fn request(&mut self, now: Time, request: Request) -> Result<(), Fault> {
         let fault = |code: &str, message: &str| {
-            Err(Fault { code: code.to_owned(), message: message.to_owned() })
+            Err(Fault {
+                code: code.to_owned(),
+                message: message.to_owned(),
+            })
         };
         let Some(session) = &mut self.session else {
             return fault("NoHello", "the first frame has to be Hello");
@@ -424,103 +374,6 @@ impl Store {
         }
     }
 
-    fn lease(&mut self, lease: &Lease) {
-        for partition in &lease.partitions {
-            let source = self.sources.of(partition);
-            let source = self.sources.at(source);
-            if source.lease.is_none_or(|(generation, _)| generation <= lease.generation) {
-                source.lease = Some((lease.generation, lease.until));
-            }
-        }
-    }
-
-    fn results(&mut self, now: Time, results: &Results) -> Result<(), Fault> {
-        let fault = |code: &str, message: String| Err(Fault { code: code.to_owned(), message });
-        let bytes = results.frame_bytes() as u64;
-        if self.answers.bytes() + bytes > self.settings.credit + FRAME_BYTES_MAX as u64 {
-            return fault("Credit", "the input sent more than its credit".to_owned());
-        }
-        if let Some(session) = &mut self.session {
-            if let Some(last) = session.last_seq
-                && results.seq != last + 1
-            {
-                return fault("Sequence", format!("frame {} follows frame {last}", results.seq));
-            }
-            session.last_seq = Some(results.seq);
-        }
-        self.counters.frames += 1;
-        self.counters.frame_bytes += bytes;
-        self.counters.events += u64::from(results.len());
-        let sources: Vec<u32> = results.partitions().iter().map(|p| self.sources.of(p)).collect();
-        let frame = self.answers.open(NewFrame {
-            seq: results.seq,
-            stamp: results.stamp,
-            generation: results.generation,
-            arrived: now.boot,
-            bytes,
-            events: results.len(),
-        });
-        for event in results.events() {
-            let source = sources[event.partition as usize];
-            self.arrive(frame, results.stamp, source, event)?;
-        }
-        Ok(())
-    }
-
-    /// One event of a frame: answered at once, or queued in its lane.
-    fn arrive(&mut self, frame: FrameSlot, stamp: Stamp, source: u32, view: ResultEvent) -> Result<(), Fault> {
-        let key = LaneKey { lane: view.lane, source, stamp };
-        let ordered = view.lane != 0;
-        if ordered && let Some(lane) = self.lanes.find_broken(key) {
-            let position = view.position;
-            let first = self.lanes.at(lane).owed.first().copied();
-            if self.rules.owed && view.record_count() > 0 && first.is_some_and(|first| first < position) {
-                self.lanes.owe(lane, position);
-                self.fail_at_once(frame, view.index, held_back());
-                return Ok(());
-            }
-            self.lanes.pay(lane, position);
-            self.lanes.settle(lane);
-        }
-        if view.record_count() == 0 {
-            self.counters.stored += 1;
-            self.answers.stored(frame, view.index);
-            return Ok(());
-        }
-        match self.topics.check(stamp, &view) {
-            Ok(()) => {}
-            Err(Refusal::Event { failed, oversized }) => {
-                if let Some(bytes) = oversized {
-                    self.counters.oversized[counters::oversized_bucket(bytes)] += 1;
-                }
-                self.fail_at_once(frame, view.index, failed);
-                return Ok(());
-            }
-            Err(Refusal::Frame(fault)) => return Err(fault),
-        }
-        let skip = self.stored_before(source, &view);
-        let lane = if ordered { self.lanes.open(key) } else { UNORDERED };
-        let whole = (view.record_count() > 1).then(|| view.clone());
-        let slot = self.insert(Event {
-            view,
-            whole,
-            frame: Some(frame),
-            lane,
-            source,
-            open: 0,
-            taken: 0,
-            waiting: true,
-            stored: skip,
-            skip,
-            since: Duration::ZERO,
-            held: None,
-            failed: None,
-        });
-        self.lanes.at(lane).waiting.push_back(slot);
-        self.lanes.settle(lane);
-        Ok(())
-    }
-
     fn insert(&mut self, event: Event) -> EventSlot {
         if let Some(slot) = self.free.pop() {
             self.events[slot as usize] = Some(event);
@@ -531,363 +384,9 @@ impl Store {
     }
 
     fn event(&mut self, slot: EventSlot) -> &mut Event {
-        self.events[slot as usize].as_mut().expect("lanes and tickets name living events")
-    }
-
-    fn fail_at_once(&mut self, frame: FrameSlot, index: u32, failed: Failed) {
-        self.counters.failed += 1;
-        self.answers.failed(frame, failure(index, failed));
-    }
-
-    fn revoked(&mut self, revoked: &Revoked) {
-        let mut gone = Vec::with_capacity(revoked.partitions.len());
-        for partition in &revoked.partitions {
-            let number = self.sources.of(partition);
-            let source = self.sources.at(number);
-            source.revoked = source.revoked.max(Some(revoked.generation));
-            if source.lease.is_some_and(|(generation, _)| generation <= revoked.generation) {
-                source.lease = None;
-            }
-            gone.push(number);
-        }
-        for lane in self.lanes.of_sources(|source| gone.contains(&source)) {
-            let waiting = std::mem::take(&mut self.lanes.at(lane).waiting);
-            let mut kept = std::collections::VecDeque::with_capacity(waiting.len());
-            for slot in waiting {
-                if self.is_revoked(slot) {
-                    let event = self.event(slot);
-                    event.waiting = false;
-                    event.fail(revoked_failure());
-                    self.finish(slot);
-                } else {
-                    kept.push_back(slot);
-                }
-            }
-            let it = self.lanes.at(lane);
-            it.waiting = kept;
-            if it.source().is_some() {
-                // Whoever owns the partition next begins at the committed position.
-                self.lanes.forgive(lane);
-            }
-            self.lanes.settle(lane);
-        }
-    }
-
-    fn is_revoked(&mut self, slot: EventSlot) -> bool {
-        let event = self.event(slot);
-        let (source, frame) = (event.source, event.frame);
-        let Some(frame) = frame else { return false };
-        let frame = self.answers.at(frame);
-        let (stamp, generation) = (frame.stamp, frame.generation);
-        stamp == Stamp::Live && self.sources.at(source).revoked.is_some_and(|gone| generation <= gone)
-    }
-
-    /// The next record for the producer, if one may enter now.
-    pub fn take(&mut self, now: Time) -> Option<Record> {
-        if self.full || self.orphans > 0 || self.rebuild != Rebuild::No || self.purge_wanted {
-            return None;
-        }
-        loop {
-            let mut train = match self.train.take() {
-                Some(train) => train,
-                None => {
-                    let lane = self.lanes.next_ready()?;
-                    self.lanes.at(lane).purges_before = self.purges;
-                    Train { lane, records: 0, bytes: 0 }
-                }
-            };
-            if let Some(record) = self.couple(now, &mut train) {
-                self.train = Some(train);
-                return Some(record);
-            }
-            self.lanes.settle(train.lane);
-        }
-    }
-
-    /// The next record of a train; `None`: the train is complete.
-    fn couple(&mut self, now: Time, train: &mut Train) -> Option<Record> {
-        loop {
-            let slot = *self.lanes.at(train.lane).waiting.front()?;
-            if self.event(slot).failed.is_some() {
-                self.leave_queue(train.lane, slot);
-                self.finish(slot);
-                continue;
-            }
-            if let Err(failed) = self.permitted(now, slot) {
-                self.refuse(slot, failed);
-                continue;
-            }
-            if train.lane != UNORDERED
-                && (train.bytes >= TRAIN_BYTES_MAX || train.records >= TRAIN_RECORDS_MAX)
-            {
-                return None;
-            }
-            let record = self.next_record(slot, now);
-            let event = self.event(slot);
-            let complete = event.view.record_count() == 0;
-            if record.is_some() {
-                event.open += 1;
-                self.open += 1;
-                self.lanes.at(train.lane).open += 1;
-            }
-            if complete {
-                self.leave_queue(train.lane, slot);
-            }
-            if let Some(record) = record {
-                train.records += 1;
-                train.bytes += topics::record_bytes(&record);
-                return Some(record);
-            }
-            self.finish(slot);
-        }
-    }
-
-    fn leave_queue(&mut self, lane: LaneSlot, slot: EventSlot) {
-        let first = self.lanes.at(lane).waiting.pop_front();
-        assert_eq!(first, Some(slot), "only the first event of a lane leaves its queue");
-        self.event(slot).waiting = false;
-    }
-
-    /// P-4: stamp, generation and lease, against the clock of this very moment.
-    fn permitted(&mut self, now: Time, slot: EventSlot) -> Result<(), Failed> {
-        let event = self.event(slot);
-        let (source, frame) = (event.source, event.frame);
-        let frame = self.answers.at(frame.expect("only events of the session wait"));
-        let (stamp, generation) = (frame.stamp, frame.generation);
-        if stamp != Stamp::Live || !self.rules.lease {
-            return Ok(());
-        }
-        let source = self.sources.at(source);
-        if source.revoked.is_some_and(|gone| generation <= gone) {
-            return Err(revoked_failure());
-        }
-        match source.lease {
-            Some((known, until)) if generation <= known && now.boot < until => Ok(()),
-            Some((known, _)) if generation > known => Err(Failed::new(
-                StoreClass::Lease,
-                "UnknownGeneration",
-                format!("there is a lease of generation {known} on {}, none of {generation}", source.partition),
-            )),
-            Some(_) => Err(Failed::new(
-                StoreClass::Lease,
-                "LeaseEnded",
-                format!("the lease on {} ended before the record left", source.partition),
-            )),
-            None => Err(Failed::new(
-                StoreClass::Lease,
-                "NoLease",
-                format!("there is no lease on {}", source.partition),
-            )),
-        }
-    }
-
-    /// The next record of an event that no earlier attempt has stored.
-    fn next_record(&mut self, slot: EventSlot, now: Time) -> Option<Record> {
-        let event = self.events[slot as usize].as_mut().expect("lanes name living events");
-        let source = self.sources.list[event.source as usize].partition.number();
-        let topics = &self.topics;
-        if let Some(record) = event.held.take() {
-            return Some(*record);
-        }
-        if event.taken == 0 {
-            event.since = now.boot;
-        }
-        loop {
-            let index = event.taken;
-            let skipped = index < 64 && event.skip & (1 << index) != 0;
-            let record = event.view.next_record(|view, record| {
-                (!skipped).then(|| topics.record(view, &record, source, |topic| ticket(slot, index, topic)))
-            })?;
-            event.taken += 1;
-            if let Some(record) = record {
-                return Some(record);
-            }
-        }
-    }
-
-    /// The producer's queue is full: the record comes back and is handed out again later.
-    pub fn refused(&mut self, record: Record) {
-        let (slot, _, _) = split(record.ticket);
-        self.counters.queue_full += 1;
-        self.open -= 1;
-        self.train = None;
-        let event = self.event(slot);
-        event.open -= 1;
-        event.held = Some(Box::new(record));
-        let (lane, was_waiting) = (event.lane, event.waiting);
-        event.waiting = true;
-        let it = self.lanes.at(lane);
-        it.open -= 1;
-        if !was_waiting {
-            it.waiting.push_front(slot);
-        }
-        if self.open > 0 {
-            // The rest of the train waits for the part that has left.
-            self.full = true;
-        } else {
-            self.refuse(slot, Failed::new(
-                StoreClass::Misconfigured,
-                "QueueTooSmall",
-                "the producer's empty queue has no room for this record; raise queue.buffering.max.kbytes in the connection's properties",
-            ));
-        }
-        self.lanes.settle(lane);
-    }
-
-    /// Records ended in the producer, in the order of their reports.
-    pub fn ended(&mut self, now: Time, records: impl IntoIterator<Item = (u64, Ended)>) {
-        for (ticket, end) in records {
-            self.record_ended(now, ticket, end);
-        }
-        let mut suspects = std::mem::take(&mut self.suspects);
-        for lane in suspects.drain(..) {
-            // Records behind the failed one could still be stored, and would overtake it.
-            let it = self.lanes.at(lane);
-            if it.open > 0 && it.purges_before == self.purges && self.rules.purge {
-                self.purge_wanted = true;
-            }
-        }
-        self.suspects = suspects;
-    }
-
-    fn record_ended(&mut self, now: Time, ticket: u64, end: Ended) {
-        let (slot, record, topic) = split(ticket);
-        self.full = false;
-        let event = self.event(slot);
-        let since = event.since;
-        let failed = match end {
-            Ended::Stored => {
-                if record < 64 {
-                    event.stored |= 1 << record;
-                }
-                self.topics.stored(topic, now.boot.saturating_sub(since));
-                None
-            }
-            Ended::Failed(failed) => Some(failed),
-            Ended::Fatal(failed) => {
-                if self.rebuild == Rebuild::No {
-                    self.rebuild = Rebuild::Wanted;
-                }
-                Some(failed)
-            }
-        };
-        if let Some(failed) = &failed {
-            self.topics.failed(topic, failed.comes_again());
-        }
-        self.left_producer(slot, failed);
-    }
-
-    /// A record of the event is not in the producer any more.
-    fn left_producer(&mut self, slot: EventSlot, failed: Option<Failed>) {
-        self.open -= 1;
-        let event = self.event(slot);
-        event.open -= 1;
-        let lane = event.lane;
-        if event.frame.is_none() {
-            self.orphan_ended(slot, failed.as_ref());
-            return;
-        }
-        self.lanes.at(lane).open -= 1;
-        if let Some(failed) = failed {
-            if failed.comes_again() && lane != UNORDERED {
-                self.suspects.push(lane);
-            }
-            self.refuse(slot, failed);
-        } else {
-            self.finish(slot);
-        }
-        self.lanes.settle(lane);
-    }
-
-    /// A record of a session that is over: a later one of its train must not be stored after
-    /// it has failed.
-    fn orphan_ended(&mut self, slot: EventSlot, failed: Option<&Failed>) {
-        self.orphans -= 1;
-        if failed.is_some_and(Failed::comes_again) && self.orphans > 0 && self.rules.purge {
-            self.purge_wanted = true;
-        }
-        if self.event(slot).open == 0 {
-            self.events[slot as usize] = None;
-            self.free.push(slot);
-        }
-    }
-
-    /// Fails an event. If it will come again, everything behind it in its lane fails with it.
-    fn refuse(&mut self, slot: EventSlot, failed: Failed) {
-        let event = self.event(slot);
-        let (lane, position) = (event.lane, event.view.position);
-        let comes_again = failed.comes_again();
-        event.fail(failed);
-        // Whoever owns a revoked partition next does not send this event again.
-        let breaks = comes_again && lane != UNORDERED && !self.is_revoked(slot);
-        if breaks {
-            self.lanes.owe(lane, position);
-            let mut waiting = std::mem::take(&mut self.lanes.at(lane).waiting);
-            for behind in waiting.drain(..) {
-                let event = self.event(behind);
-                event.waiting = false;
-                if behind == slot {
-                    continue;
-                }
-                let position = event.view.position;
-                event.fail(held_back());
-                self.lanes.owe(lane, position);
-                self.finish(behind);
-            }
-            self.lanes.at(lane).waiting = waiting;
-        } else if self.event(slot).waiting && self.lanes.at(lane).waiting.front() == Some(&slot) {
-            self.leave_queue(lane, slot);
-        }
-        self.finish(slot);
-    }
-
-    /// Answers an event if nothing of it is open or to come.
-    fn finish(&mut self, slot: EventSlot) {
-        let event = self.event(slot);
-        if event.open > 0 || event.waiting {
-            return;
-        }
-        let done = event.failed.is_some() || (event.view.record_count() == 0 && event.held.is_none());
-        assert!(done, "an event with records to come waits in its lane");
-        let Some(mut event) = self.events[slot as usize].take() else { return };
-        self.free.push(slot);
-        let Some(frame) = event.frame else { return };
-        match event.failed.take() {
-            None => {
-                self.counters.stored += 1;
-                self.answers.stored(frame, event.view.index);
-            }
-            Some(failed) => {
-                if failed.comes_again() && event.stored != 0 {
-                    self.remember(&event);
-                }
-                self.counters.failed += 1;
-                self.answers.failed(frame, failure(event.view.index, *failed));
-            }
-        }
-    }
-
-    /// The producer was made anew: whatever the old one still held is unknown, and failed.
-    pub fn rebuilt(&mut self) {
-        self.rebuild = Rebuild::No;
-        self.purge_wanted = false;
-        self.full = false;
-        self.counters.rebuilds += 1;
-        let open: Vec<(EventSlot, u32)> = (0..)
-            .zip(&self.events)
-            .filter_map(|(slot, event)| Some((slot, event.as_ref()?.open)).filter(|(_, open)| *open > 0))
-            .collect();
-        for (slot, open) in open {
-            for _ in 0..open {
-                let failed = Failed::new(
-                    StoreClass::Transient,
-                    "ProducerRebuilt",
-                    "the producer failed for good and was made anew",
-                );
-                self.left_producer(slot, Some(failed));
-            }
-        }
-        self.suspects.clear();
+        self.events[slot as usize]
+            .as_mut()
+            .expect("lanes and tickets name living events")
     }
 
     /// What has to be done and told now.
@@ -906,7 +405,9 @@ impl Store {
             // What comes in a later turn is not part of it.
             self.lanes.settle(train.lane);
         }
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &mut self.session else {
+            return;
+        };
         if self.connected && !session.ready {
             session.ready = true;
             effects.push(Effect::Reply(Reply::Ready(Ready {
@@ -949,62 +450,4 @@ impl Store {
         counters.topics = self.topics.counters().to_vec();
         counters
     }
-
-    fn remember(&mut self, event: &Event) {
-        if self.partly.len() >= PARTLY_STORED_MAX {
-            self.partly.clear();
-        }
-        let Some(whole) = &event.whole else { return };
-        let digest = digest(whole);
-        let key = (self.sources.at(event.source).partition.clone(), event.view.position);
-        self.partly.insert(key, Partly { digest, stored: event.stored });
-    }
-
-    /// The records of this event that an earlier attempt has stored already (D-O2).
-    fn stored_before(&mut self, source: u32, view: &ResultEvent) -> u64 {
-        if self.partly.is_empty() {
-            return 0;
-        }
-        let key = (self.sources.at(source).partition.clone(), view.position);
-        match self.partly.remove(&key) {
-            Some(partly) if partly.digest == digest(view) => partly.stored,
-            _ => 0,
-        }
-    }
-}
-
-impl Event {
-    fn fail(&mut self, failed: Failed) {
-        self.held = None;
-        if self.failed.as_ref().is_none_or(|known| failed.rank() > known.rank()) {
-            self.failed = Some(Box::new(failed));
-        }
-    }
-}
-
-/// Tells answers of the app apart: an event that the app was asked again about may have others.
-fn digest(view: &ResultEvent) -> u64 {
-    let mut hasher = SipHasher13::new();
-    for record in view.records() {
-        hasher.write(record.key.unwrap_or_default());
-        hasher.write(record.value.unwrap_or_default());
-        hasher.write_u64(record.value.map_or(u64::MAX, |value| value.len() as u64));
-    }
-    hasher.finish()
-}
-
-fn failure(event: u32, failed: Failed) -> StoreFailure {
-    StoreFailure { event, class: failed.class, code: failed.code, message: failed.message }
-}
-
-fn held_back() -> Failed {
-    Failed::new(
-        StoreClass::Transient,
-        "LaneHeld",
-        "an earlier event of its lane was not stored and has to come first",
-    )
-}
-
-fn revoked_failure() -> Failed {
-    Failed::new(StoreClass::Revoked, "Revoked", "the partition was revoked before the record left")
 }

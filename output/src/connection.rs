@@ -51,7 +51,10 @@ pub(crate) fn broker(
         (connection, _) => kafka::Settings::of(connection, CLIENT_ID, |password| {
             secret::read(password, variables).map(|text| text.expose().to_owned())
         })
-        .map_err(|source| Error::Connection { connection: name.clone(), source })?,
+        .map_err(|source| Error::Connection {
+            connection: name.clone(),
+            source,
+        })?,
     };
     let producer = kafka::ProducerSettings {
         compression: match output.compression {
@@ -65,7 +68,12 @@ pub(crate) fn broker(
         message_timeout: block.delivery.message_timeout,
         batch_bytes_max: None,
     };
-    Ok(Broker { name, settings, producer, output: output.clone() })
+    Ok(Broker {
+        name,
+        settings,
+        producer,
+        output: output.clone(),
+    })
 }
 
 /// What brokers write into their logs about us.

@@ -88,7 +88,10 @@ pub async fn run(
     bound: oneshot::Sender<Bound>,
 ) -> Result<(), Error> {
     let broker = connection::broker(block, environment.embedded, &environment.variables)?;
-    let client = |source| Error::Client { connection: broker.name.clone(), source };
+    let client = |source| Error::Client {
+        connection: broker.name.clone(),
+        source,
+    };
     let asking = Admin::connect(&broker.settings).map_err(client)?;
     let publish = &block.publish;
     let listener = server::Listener::bind(publish.socket.as_deref(), publish.port.number).await?;
@@ -134,7 +137,12 @@ pub async fn run(
         };
         drop(asking);
         let mut producer = broker.producer.clone();
-        producer.batch_bytes_max = Some(limits.output.min(limits.dead_letter).min(limits.verification));
+        producer.batch_bytes_max = Some(
+            limits
+                .output
+                .min(limits.dead_letter)
+                .min(limits.verification),
+        );
         let mut store = Store::new(Settings {
             block: block.identity.as_str().to_owned(),
             release: environment.release.clone(),
@@ -145,7 +153,8 @@ pub async fn run(
         });
         store.connected(limits);
         let make = || KafkaSink::new(&broker.settings, &producer);
-        let publisher = publisher::Publisher::new(store, make, health.clone(), snapshot).map_err(client)?;
+        let publisher =
+            publisher::Publisher::new(store, make, health.clone(), snapshot).map_err(client)?;
         health.set(Readiness::Ready);
         publisher.run(arriving, &shutdown).await;
         Ok(())
@@ -153,7 +162,9 @@ pub async fn run(
     let result = match shutdown.run(work, DRAIN_DEADLINE).await {
         Ended::Done(result) => result,
         Ended::Late => {
-            warn!("the drain took too long; results that are not stored are made again from their events");
+            warn!(
+                "the drain took too long; results that are not stored are made again from their events"
+            );
             Ok(())
         }
         Ended::AtOnce => Ok(()),

@@ -39,19 +39,32 @@ fn main() -> ExitCode {
         },
     };
     // Logs may not run yet, so this goes to stderr by itself.
-    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("millrace-output: {error:#}\n").as_bytes()));
+    drop(std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("millrace-output: {error:#}\n").as_bytes(),
+    ));
     ExitCode::from(code)
 }
 
 fn run(block: &Block, options: Options, variables: config::Environment) -> anyhow::Result<()> {
     telemetry::start_logs(&block.telemetry)?;
-    let environment = Environment { release: options.release, embedded: options.embedded, variables };
+    let environment = Environment {
+        release: options.release,
+        embedded: options.embedded,
+        variables,
+    };
     // The publisher has the main thread; one more serves the ports.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(1).enable_all().build().context("failed to start the runtime")?;
+    let runtime = runtime
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
     runtime.block_on(async {
         let shutdown = Shutdown::new();
-        shutdown.on_signals().context("failed to listen to signals")?;
+        shutdown
+            .on_signals()
+            .context("failed to listen to signals")?;
         let (bound, _) = oneshot::channel();
         Ok(millrace_output::run(block, environment, shutdown, bound).await?)
     })

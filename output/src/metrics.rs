@@ -15,7 +15,10 @@ impl Snapshot {
     }
 
     fn read(&self) -> Counters {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Shows the counts at each scrape.
@@ -28,7 +31,12 @@ impl Snapshot {
 fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {
     for topic in &counters.topics {
         let labels = [("topic", &*topic.topic)];
-        scrape.counter("millrace_output_records_total", "Records stored.", &labels, topic.records);
+        scrape.counter(
+            "millrace_output_records_total",
+            "Records stored.",
+            &labels,
+            topic.records,
+        );
         scrape.counter(
             "millrace_output_resends_total",
             "Records that were not stored and are sent again.",
@@ -59,11 +67,31 @@ fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {
             count,
         );
     }
-    scrape.counter("millrace_publish_frames_total", "Frames of results received.", &[], counters.frames);
-    scrape.counter("millrace_publish_bytes_total", "Bytes of these frames.", &[], counters.frame_bytes);
-    scrape.counter("millrace_publish_events_total", "Events in these frames.", &[], counters.events);
+    scrape.counter(
+        "millrace_publish_frames_total",
+        "Frames of results received.",
+        &[],
+        counters.frames,
+    );
+    scrape.counter(
+        "millrace_publish_bytes_total",
+        "Bytes of these frames.",
+        &[],
+        counters.frame_bytes,
+    );
+    scrape.counter(
+        "millrace_publish_events_total",
+        "Events in these frames.",
+        &[],
+        counters.events,
+    );
     for (result, count) in [("stored", counters.stored), ("failed", counters.failed)] {
-        scrape.counter("millrace_publish_answers_total", "Events answered.", &[("result", result)], count);
+        scrape.counter(
+            "millrace_publish_answers_total",
+            "Events answered.",
+            &[("result", result)],
+            count,
+        );
     }
     histogram(
         scrape,
@@ -72,13 +100,39 @@ fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {
         &[],
         &counters.seconds,
     );
-    scrape.counter("millrace_publish_sessions_total", "Connections of the input proxy.", &[], counters.sessions);
-    scrape.counter("millrace_producer_purges_total", "Purges after failed deliveries.", &[], counters.purges);
-    scrape.counter("millrace_producer_rebuilds_total", "Producers made anew after a fatal error.", &[], counters.rebuilds);
-    scrape.counter("millrace_producer_queue_full_total", "Times that the producer's queue was full.", &[], counters.queue_full);
+    scrape.counter(
+        "millrace_publish_sessions_total",
+        "Connections of the input proxy.",
+        &[],
+        counters.sessions,
+    );
+    scrape.counter(
+        "millrace_producer_purges_total",
+        "Purges after failed deliveries.",
+        &[],
+        counters.purges,
+    );
+    scrape.counter(
+        "millrace_producer_rebuilds_total",
+        "Producers made anew after a fatal error.",
+        &[],
+        counters.rebuilds,
+    );
+    scrape.counter(
+        "millrace_producer_queue_full_total",
+        "Times that the producer's queue was full.",
+        &[],
+        counters.queue_full,
+    );
 }
 
-fn histogram(scrape: &mut Scrape<'_>, name: &'static str, help: &str, labels: &[(&str, &str)], of: &Histogram) {
+fn histogram(
+    scrape: &mut Scrape<'_>,
+    name: &'static str,
+    help: &str,
+    labels: &[(&str, &str)],
+    of: &Histogram,
+) {
     let counted: u64 = of.buckets.iter().sum();
     let buckets = BUCKET_SECONDS
         .into_iter()

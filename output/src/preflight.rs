@@ -27,17 +27,36 @@ enum Missing {
     #[error(
         "the brokers {bootstrap} of connections.{connection} cannot be reached ({source}); check that they run, that the address is right, and tls and sasl"
     )]
-    Broker { connection: String, bootstrap: String, source: StoreError },
+    Broker {
+        connection: String,
+        bootstrap: String,
+        source: StoreError,
+    },
     #[error(
         "the brokers {bootstrap} of connections.{connection} refuse us ({source}); check user, password and rights of this connection"
     )]
-    Rights { connection: String, bootstrap: String, source: StoreError },
+    Rights {
+        connection: String,
+        bootstrap: String,
+        source: StoreError,
+    },
     #[error(
         "topic {topic} ({key}) does not exist on connections.{connection}; create it, or set topics.create: Missing"
     )]
-    Topic { topic: String, key: &'static str, connection: String },
-    #[error("topic {topic} ({key}) cannot be created on connections.{connection} ({source}); create it yourself, or grant the right to")]
-    NotCreated { topic: String, key: &'static str, connection: String, source: StoreError },
+    Topic {
+        topic: String,
+        key: &'static str,
+        connection: String,
+    },
+    #[error(
+        "topic {topic} ({key}) cannot be created on connections.{connection} ({source}); create it yourself, or grant the right to"
+    )]
+    NotCreated {
+        topic: String,
+        key: &'static str,
+        connection: String,
+        source: StoreError,
+    },
 }
 
 /// Waits until everything is there.
@@ -93,18 +112,28 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
     ];
     let names = wanted.map(|(topic, _)| topic);
     let mut known = admin.topics(&names).await.map_err(refused)?;
-    let missing: Vec<_> = wanted.iter().filter(|(topic, _)| !known.contains_key(*topic)).collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|(topic, _)| !known.contains_key(*topic))
+        .collect();
     if !missing.is_empty() && block.creates_topics(block.output_connection()) {
         let partitions = i32::try_from(block.topics.partitions).unwrap_or(i32::MAX);
         let dead_letter_partitions = input_partitions(admin, block).await.unwrap_or(partitions);
         for (topic, key) in &missing {
-            let partitions = if *topic == output.dead_letter { dead_letter_partitions } else { partitions };
-            admin.create_topics(&[(topic, partitions)]).await.map_err(|source| Missing::NotCreated {
-                topic: (*topic).to_owned(),
-                key,
-                connection: broker.name.clone(),
-                source,
-            })?;
+            let partitions = if *topic == output.dead_letter {
+                dead_letter_partitions
+            } else {
+                partitions
+            };
+            admin
+                .create_topics(&[(topic, partitions)])
+                .await
+                .map_err(|source| Missing::NotCreated {
+                    topic: (*topic).to_owned(),
+                    key,
+                    connection: broker.name.clone(),
+                    source,
+                })?;
             info!(topic, partitions, "created a topic");
         }
         known = admin.topics(&names).await.map_err(refused)?;
@@ -119,7 +148,10 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
             });
         }
     }
-    let existing: Vec<&str> = names.into_iter().filter(|topic| known.contains_key(*topic)).collect();
+    let existing: Vec<&str> = names
+        .into_iter()
+        .filter(|topic| known.contains_key(*topic))
+        .collect();
     let told = admin.max_message_bytes(&existing).await.map_err(refused)?;
     let limit = |topic: &str| told.get(topic).copied().unwrap_or(MESSAGE_BYTES_USUAL);
     let ours = output.max_bytes.unwrap_or(u64::MAX);
@@ -127,7 +159,9 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
         output: limit(&output.topic).min(ours),
         dead_letter: limit(&output.dead_letter).min(ours),
         verification: limit(&output.verification).min(ours),
-        verification_partitions: known.get(&output.verification).map_or(0, |topic| topic.partitions),
+        verification_partitions: known
+            .get(&output.verification)
+            .map_or(0, |topic| topic.partitions),
     })
 }
 

@@ -51,7 +51,12 @@ enum Woken {
 }
 
 impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
-    pub(crate) fn new(store: Store, make: M, health: Health, snapshot: Snapshot) -> Result<Self, E> {
+    pub(crate) fn new(
+        store: Store,
+        make: M,
+        health: Health,
+        snapshot: Snapshot,
+    ) -> Result<Self, E> {
         Ok(Self {
             store,
             sink: make()?,
@@ -183,7 +188,9 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                     error = failure,
                     "results cannot be stored; they are sent again without limit. Check that the brokers are up and that this connection may write to its topics"
                 );
-                self.health.set(Readiness::Degraded(format!("results cannot be stored: {failure}")));
+                self.health.set(Readiness::Degraded(format!(
+                    "results cannot be stored: {failure}"
+                )));
                 self.trouble = Some(failure);
             }
             (None, Some(_)) if stored => {
@@ -199,7 +206,11 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
         let mut link = Link::new(arrival.stream, arrival.buffer);
         match self.store.admit(&arrival.hello) {
             Ok(()) => {
-                info!(session = arrival.hello.session, pod = arrival.hello.pod, "the input proxy is connected");
+                info!(
+                    session = arrival.hello.session,
+                    pod = arrival.hello.pod,
+                    "the input proxy is connected"
+                );
                 let newer = Fault {
                     code: "Replaced".to_owned(),
                     message: "a newer session of the input proxy has connected".to_owned(),
@@ -212,7 +223,10 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 self.received();
             }
             Err(fault) => {
-                warn!(code = fault.code, "a connection to the publish port is refused: {}", fault.message);
+                warn!(
+                    code = fault.code,
+                    "a connection to the publish port is refused: {}", fault.message
+                );
                 link.end(fault);
                 say_farewell(link);
             }
@@ -225,11 +239,17 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
         while let Some(frame) = link.next() {
             let handled = match frame {
                 Ok(request) => self.store.request(now, request),
-                Err(error) => Err(Fault { code: "Malformed".to_owned(), message: error.to_string() }),
+                Err(error) => Err(Fault {
+                    code: "Malformed".to_owned(),
+                    message: error.to_string(),
+                }),
             };
             if let Err(fault) = handled {
                 if fault.code != "Closed" {
-                    warn!(code = fault.code, "the publish connection is ended: {}", fault.message);
+                    warn!(
+                        code = fault.code,
+                        "the publish connection is ended: {}", fault.message
+                    );
                 }
                 link.end(fault);
                 self.store.close();
@@ -293,15 +313,27 @@ fn say_farewell(mut link: Link) {
 fn ended(delivery: Delivery) -> Ended {
     match delivery {
         Delivery::Stored { .. } => Ended::Stored,
-        Delivery::Failed { class, code, message } => {
+        Delivery::Failed {
+            class,
+            code,
+            message,
+        } => {
             let (class, fatal) = match class {
                 AppendClass::Transient => (StoreClass::Transient, false),
                 AppendClass::Rejected => (StoreClass::Rejected, false),
                 AppendClass::Misconfigured => (StoreClass::Misconfigured, false),
                 AppendClass::Fatal => (StoreClass::Transient, true),
             };
-            let failed = Failed { class, code, message };
-            if fatal { Ended::Fatal(failed) } else { Ended::Failed(failed) }
+            let failed = Failed {
+                class,
+                code,
+                message,
+            };
+            if fatal {
+                Ended::Fatal(failed)
+            } else {
+                Ended::Failed(failed)
+            }
         }
     }
 }

@@ -38,7 +38,9 @@ const HELLO_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is taken, or not ours.
-    #[error("cannot listen for the input proxy on {address} (publish.port); is another block running there?")]
+    #[error(
+        "cannot listen for the input proxy on {address} (publish.port); is another block running there?"
+    )]
     Port {
         /// Which address.
         address: SocketAddr,
@@ -88,9 +90,10 @@ impl Listener {
     /// Listens on the socket, or without one on the port; 0 is any free port.
     pub(crate) async fn bind(socket: Option<&Path>, port: u16) -> Result<Self, Error> {
         if let Some(path) = socket {
-            let listener = bind_socket(path)
-                .await
-                .map_err(|source| Error::Socket { path: path.to_owned(), source })?;
+            let listener = bind_socket(path).await.map_err(|source| Error::Socket {
+                path: path.to_owned(),
+                source,
+            })?;
             return Ok(Self::Unix(listener, SocketFile(path.to_owned())));
         }
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -127,7 +130,10 @@ async fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     // A file that nobody listens on was left behind by a process that was killed.
     if path.exists() {
         if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there already"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "somebody listens there already",
+            ));
         }
         tokio::fs::remove_file(path).await?;
     }
@@ -144,7 +150,11 @@ pub(crate) enum Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -153,7 +163,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -210,7 +224,9 @@ pub(crate) async fn serve(listener: Listener, arrivals: mpsc::Sender<Arrival>) {
             match tokio::time::timeout(GREETING_TIMEOUT, greet(stream)).await {
                 // The publisher has ended if nobody takes it; the connection ends with it.
                 Ok(Ok(arrival)) => drop(arrivals.send(arrival).await),
-                Ok(Err(error)) => debug!(error = %error, "a connection to the publish port was no input proxy"),
+                Ok(Err(error)) => {
+                    debug!(error = %error, "a connection to the publish port was no input proxy")
+                }
                 Err(_) => debug!("a connection to the publish port said no Hello in time"),
             }
         });
@@ -243,7 +259,11 @@ async fn greet(stream: Stream) -> Result<Arrival, Greeting> {
         }
     };
     match Request::decode(frame) {
-        Ok(Request::Hello(hello)) => Ok(Arrival { stream, buffer, hello }),
+        Ok(Request::Hello(hello)) => Ok(Arrival {
+            stream,
+            buffer,
+            hello,
+        }),
         Ok(_) => Err(refuse(stream, "the first frame has to be Hello".to_owned()).await),
         Err(error) => Err(refuse(stream, error.to_string()).await),
     }
@@ -251,7 +271,11 @@ async fn greet(stream: Stream) -> Result<Arrival, Greeting> {
 
 async fn refuse(mut stream: Stream, message: String) -> Greeting {
     let mut frame = Vec::new();
-    Reply::Error(Fault { code: "Malformed".to_owned(), message: message.clone() }).encode(&mut frame);
+    Reply::Error(Fault {
+        code: "Malformed".to_owned(),
+        message: message.clone(),
+    })
+    .encode(&mut frame);
     // It is closed either way.
     drop(stream.write_all(&frame).await);
     drop(stream.shutdown().await);
@@ -279,7 +303,9 @@ async fn upgrade(stream: Stream) -> Result<(Stream, BytesMut), Greeting> {
     let Ok(upgraded) = upgraded.try_recv() else {
         return Err(Greeting::Http("the request was refused".to_owned()));
     };
-    let upgraded = upgraded.await.map_err(|error| Greeting::Http(error.to_string()))?;
+    let upgraded = upgraded
+        .await
+        .map_err(|error| Greeting::Http(error.to_string()))?;
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
         .map_err(|_| Greeting::Http("the upgraded connection is of another kind".to_owned()))?;
@@ -293,15 +319,24 @@ fn answer(request: &HttpRequest<Incoming>) -> Response<Full<Bytes>> {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(PROTOCOL.as_bytes()));
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/publish") if upgrades => (StatusCode::SWITCHING_PROTOCOLS, ""),
-        (&Method::GET, "/publish") => (StatusCode::UPGRADE_REQUIRED, "this port speaks millrace-publish/1\n"),
-        _ => (StatusCode::NOT_FOUND, "this port speaks millrace-publish/1 at GET /publish\n"),
+        (&Method::GET, "/publish") => (
+            StatusCode::UPGRADE_REQUIRED,
+            "this port speaks millrace-publish/1\n",
+        ),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "this port speaks millrace-publish/1 at GET /publish\n",
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     if status != StatusCode::NOT_FOUND {
         let headers = response.headers_mut();
         headers.insert(UPGRADE, hyper::header::HeaderValue::from_static(PROTOCOL));
-        headers.insert(CONNECTION, hyper::header::HeaderValue::from_static("upgrade"));
+        headers.insert(
+            CONNECTION,
+            hyper::header::HeaderValue::from_static("upgrade"),
+        );
     }
     response
 }
@@ -337,7 +372,13 @@ const REPLY_BYTES_MAX: usize = 4 << 20;
 
 impl Link {
     pub(crate) fn new(stream: Stream, inbound: BytesMut) -> Self {
-        Self { stream, inbound, outbound: Vec::new(), written: 0, closing: false }
+        Self {
+            stream,
+            inbound,
+            outbound: Vec::new(),
+            written: 0,
+            closing: false,
+        }
     }
 
     /// The next frame that is here completely.
@@ -346,7 +387,9 @@ impl Link {
             return None;
         }
         let frame = next_frame(&mut self.inbound, millrace_core::limits::FRAME_BYTES_MAX);
-        frame.transpose().map(|frame| frame.and_then(Request::decode))
+        frame
+            .transpose()
+            .map(|frame| frame.and_then(Request::decode))
     }
 
     /// Queues a reply.
@@ -399,6 +442,10 @@ impl Link {
                 Poll::Pending => {}
             }
         }
-        if sent { Poll::Ready(Progress::Sent) } else { Poll::Pending }
+        if sent {
+            Poll::Ready(Progress::Sent)
+        } else {
+            Poll::Pending
+        }
     }
 }

@@ -28,7 +28,10 @@ impl Histogram {
     /// Adds one.
     pub fn observe(&mut self, duration: Duration) {
         let micros = duration.as_micros();
-        if let Some(bucket) = BUCKET_MICROS.iter().position(|bound| micros <= u128::from(*bound)) {
+        if let Some(bucket) = BUCKET_MICROS
+            .iter()
+            .position(|bound| micros <= u128::from(*bound))
+        {
             self.buckets[bucket] += 1;
         }
         self.count += 1;

@@ -6,12 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
-use crate::contract::publish::{self, FateCode, ResultsFrame, Stored, next_frame};
-use crate::limits::PUBLISH_CREDIT_BYTES;
+use crate::contract::publish::{self, FateCode, Lease, Results, ResultsFrame, Stored, next_frame};
+use crate::limits::{FRAME_BYTES_MAX, PUBLISH_CREDIT_BYTES};
+use crate::token::Stamp;
 
 /// Where a record ends up: a topic and a number.
 type Place = (Arc<str>, i32);
+
+/// Lane, position and value of a stored record.
+type Logged = ((i32, u64), i64, Vec<u8>);
 
 const SOURCES: i32 = 2;
 const LANES: u64 = 3;
@@ -74,7 +80,7 @@ struct World {
     turn: u64,
     producer: BTreeMap<Place, VecDeque<InProducer>>,
     /// Per place: lane, position and value of each stored record, in order.
-    log: BTreeMap<Place, Vec<((i32, u64), i64, Vec<u8>)>>,
+    log: BTreeMap<Place, Vec<Logged>>,
     /// Where the broker has just refused a record: it refuses what follows it in the same
     /// sequence, so nothing behind is on its way.
     refused_at: Option<Place>,
@@ -93,7 +99,12 @@ fn settings() -> Settings {
 }
 
 fn limits() -> Limits {
-    Limits { output: 1_000, dead_letter: 100_000, verification: 1_000, verification_partitions: 2 }
+    Limits {
+        output: 1_000,
+        dead_letter: 100_000,
+        verification: 1_000,
+        verification_partitions: 2,
+    }
 }
 
 fn hello(session: u64) -> Hello {
@@ -148,7 +159,10 @@ impl World {
         }
         let mut world = Self {
             random,
-            now: Time { boot: Duration::from_secs(1), wall_ms: 0 },
+            now: Time {
+                boot: Duration::from_secs(1),
+                wall_ms: 0,
+            },
             store: Store::with_rules(settings(), rules),
             rules,
             lanes,
@@ -185,7 +199,11 @@ impl World {
     fn lease(&mut self) {
         self.lease_until = self.now.boot + Duration::from_millis(50 + self.random.below(400));
         let partitions = (0..SOURCES).map(|n| Partition::new("in", n)).collect();
-        let lease = Lease { generation: GENERATION, until: self.lease_until, partitions };
+        let lease = Lease {
+            generation: GENERATION,
+            until: self.lease_until,
+            partitions,
+        };
         self.store.request(self.now, Request::Lease(lease)).unwrap();
     }
 
@@ -200,7 +218,8 @@ impl World {
             );
             for _ in 0..1 + self.random.below(4) {
                 let lane = self.lanes.get_mut(&key).unwrap();
-                let Some(planned) = lane.iter_mut().find(|p| p.progress == Progress::Waiting) else {
+                let Some(planned) = lane.iter_mut().find(|p| p.progress == Progress::Waiting)
+                else {
                     continue;
                 };
                 let fate = match (planned.dead_letter, planned.keys.is_empty()) {
@@ -215,10 +234,20 @@ impl World {
                     fate,
                 );
                 if planned.dead_letter {
-                    frame.record(publish::Destination::DeadLetter, None, Some(1), Some(b"k"), Some(&value(key, planned.position, 0, 0)));
+                    frame.record(
+                        publish::Destination::DeadLetter,
+                        None,
+                        Some(1),
+                        Some(b"k"),
+                        Some(&value(key, planned.position, 0, 0)),
+                    );
                 } else {
                     for (n, result_key) in planned.keys.iter().enumerate() {
-                        let padding = if planned.oversized && n + 1 == planned.keys.len() { 2_000 } else { 0 };
+                        let padding = if planned.oversized && n + 1 == planned.keys.len() {
+                            2_000
+                        } else {
+                            0
+                        };
                         frame.record(
                             publish::Destination::Output,
                             None,
@@ -229,13 +258,18 @@ impl World {
                         frame.header(b"millrace-id", Some(b"x"));
                     }
                 }
-                planned.progress = Progress::Sent { seq: self.seq, index };
+                planned.progress = Progress::Sent {
+                    seq: self.seq,
+                    index,
+                };
             }
         }
         let frame = frame.finish();
         let results = received(frame);
         self.credit += results.frame_bytes() as u64;
-        self.store.request(self.now, Request::Results(results)).unwrap();
+        self.store
+            .request(self.now, Request::Results(results))
+            .unwrap();
     }
 
     /// Gives the producer what may enter, then carries out the effects.
@@ -250,16 +284,23 @@ impl World {
             let value = record.value.clone().unwrap();
             let (lane, position) = parse(&value);
             if self.now.boot >= self.lease_until {
-                return Err(format!("P-4: {position} of {lane:?} was produced after the lease"));
+                return Err(format!(
+                    "P-4: {position} of {lane:?} was produced after the lease"
+                ));
             }
-            let number = record.partition.unwrap_or_else(|| i32::from(record.key.clone().unwrap()[0]));
-            self.producer.entry((record.topic, number)).or_default().push_back(InProducer {
-                ticket: record.ticket,
-                turn: self.turn,
-                lane,
-                position,
-                value: value.to_vec(),
-            });
+            let number = record
+                .partition
+                .unwrap_or_else(|| i32::from(record.key.clone().unwrap()[0]));
+            self.producer
+                .entry((record.topic, number))
+                .or_default()
+                .push_back(InProducer {
+                    ticket: record.ticket,
+                    turn: self.turn,
+                    lane,
+                    position,
+                    value: value.to_vec(),
+                });
             if self.random.one_in(4) {
                 // The clock is read before each produce call.
                 self.now = self.now.plus(Duration::from_millis(self.random.below(30)));
@@ -312,21 +353,34 @@ impl World {
         if &*place.0 == "out" && record.position % 7 == 0 {
             return failed(StoreClass::Rejected, "InvalidRecord");
         }
-        self.log.entry(place.clone()).or_default().push((record.lane, record.position, record.value));
+        self.log.entry(place.clone()).or_default().push((
+            record.lane,
+            record.position,
+            record.value,
+        ));
         Ended::Stored
     }
 
     /// The broker, or the client, does something to one partition.
     fn broker(&mut self) {
-        let places: Vec<Place> =
-            self.producer.iter().filter(|(_, q)| !q.is_empty()).map(|(p, _)| p.clone()).collect();
+        let places: Vec<Place> = self
+            .producer
+            .iter()
+            .filter(|(_, q)| !q.is_empty())
+            .map(|(p, _)| p.clone())
+            .collect();
         if places.is_empty() {
             return;
         }
-        let place = places[usize::try_from(self.random.below(places.len() as u64)).unwrap()].clone();
+        let place =
+            places[usize::try_from(self.random.below(places.len() as u64)).unwrap()].clone();
         let mut queue = self.producer.remove(&place).unwrap();
         let mut reports = Vec::new();
-        match if self.healthy { 9 } else { self.random.below(14) } {
+        match if self.healthy {
+            9
+        } else {
+            self.random.below(14)
+        } {
             0 | 1 => {
                 // The train in front expires as one; it may have been stored.
                 let (turn, lane) = (queue[0].turn, queue[0].lane);
@@ -334,7 +388,10 @@ impl World {
                 let mut rest = VecDeque::new();
                 for record in queue.drain(..) {
                     if (record.turn, record.lane) == (turn, lane) {
-                        reports.push((record.ticket, failed(StoreClass::Transient, "MessageTimedOut")));
+                        reports.push((
+                            record.ticket,
+                            failed(StoreClass::Transient, "MessageTimedOut"),
+                        ));
                         if stored {
                             self.append(&place, record);
                         }
@@ -347,12 +404,17 @@ impl World {
             2 | 3 => {
                 // The broker refuses the first record; the others have not left yet.
                 let record = queue.pop_front().unwrap();
-                reports.push((record.ticket, failed(StoreClass::Misconfigured, "TopicAuthorizationFailed")));
+                reports.push((
+                    record.ticket,
+                    failed(StoreClass::Misconfigured, "TopicAuthorizationFailed"),
+                ));
                 self.refused_at = Some(place.clone());
             }
             4 if self.random.one_in(4) => {
                 let record = queue.pop_front().unwrap();
-                let Ended::Failed(why) = failed(StoreClass::Transient, "Fatal") else { unreachable!() };
+                let Ended::Failed(why) = failed(StoreClass::Transient, "Fatal") else {
+                    unreachable!()
+                };
                 reports.push((record.ticket, Ended::Fatal(why)));
                 self.refused_at = Some(place.clone());
             }
@@ -372,14 +434,25 @@ impl World {
         match reply {
             Reply::Ready(_) => self.ready = true,
             Reply::Credit(bytes) => {
-                self.credit = self.credit.checked_sub(bytes).ok_or("more credit than was used")?;
+                self.credit = self
+                    .credit
+                    .checked_sub(bytes)
+                    .ok_or("more credit than was used")?;
             }
-            Reply::Stored(Stored { seq, stored, failures }) => {
+            Reply::Stored(Stored {
+                seq,
+                stored,
+                failures,
+            }) => {
                 for index in stored.into_iter().flatten() {
                     self.once(seq, index)?;
                     let (lane, planned) = self.answered(seq, index)?;
                     planned.progress = Progress::Stored;
-                    let expected = if planned.dead_letter { 1 } else { planned.keys.len() };
+                    let expected = if planned.dead_letter {
+                        1
+                    } else {
+                        planned.keys.len()
+                    };
                     let position = planned.position;
                     let there: BTreeSet<&Vec<u8>> = self
                         .log
@@ -389,7 +462,10 @@ impl World {
                         .map(|(_, _, value)| value)
                         .collect();
                     if there.len() < expected {
-                        return Err(format!("{position} of {lane:?} is answered as stored, {} of {expected} records are", there.len()));
+                        return Err(format!(
+                            "{position} of {lane:?} is answered as stored, {} of {expected} records are",
+                            there.len()
+                        ));
                     }
                 }
                 for failure in failures {
@@ -430,7 +506,9 @@ impl World {
             for (lane, position, _) in records.iter().filter(|((_, lane), _, _)| *lane != 0) {
                 let before = seen.entry(*lane).or_default();
                 if !before.contains(position) && before.last().is_some_and(|last| last > position) {
-                    return Err(format!("P-3: {position} of {lane:?} came late to {place:?}"));
+                    return Err(format!(
+                        "P-3: {position} of {lane:?} came late to {place:?}"
+                    ));
                 }
                 before.insert(*position);
             }
@@ -453,7 +531,11 @@ impl World {
     }
 
     fn unstored(&self) -> usize {
-        self.lanes.values().flatten().filter(|p| p.progress != Progress::Stored).count()
+        self.lanes
+            .values()
+            .flatten()
+            .filter(|p| p.progress != Progress::Stored)
+            .count()
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -480,14 +562,23 @@ impl World {
             return Err(format!("{open} events were never stored"));
         }
         if self.rules.owed && self.store.lanes.living() > 0 {
-            return Err(format!("{} lanes are left behind", self.store.lanes.living()));
+            return Err(format!(
+                "{} lanes are left behind",
+                self.store.lanes.living()
+            ));
         }
         Ok(())
     }
 }
 
 fn value(lane: (i32, u64), position: i64, record: usize, padding: usize) -> Vec<u8> {
-    format!("{} {} {position} {record} {}", lane.0, lane.1, "x".repeat(padding)).into_bytes()
+    format!(
+        "{} {} {position} {record} {}",
+        lane.0,
+        lane.1,
+        "x".repeat(padding)
+    )
+    .into_bytes()
 }
 
 fn parse(value: &[u8]) -> ((i32, u64), i64) {
@@ -495,7 +586,10 @@ fn parse(value: &[u8]) -> ((i32, u64), i64) {
     let mut words = text.split(' ');
     let mut next = || words.next().unwrap().parse::<i64>().unwrap();
     let (source, lane, position) = (next(), next(), next());
-    ((i32::try_from(source).unwrap(), lane.cast_unsigned()), position)
+    (
+        (i32::try_from(source).unwrap(), lane.cast_unsigned()),
+        position,
+    )
 }
 
 fn failed(class: StoreClass, code: &str) -> Ended {
@@ -514,28 +608,57 @@ proptest! {
 /// Searches for a run that breaks a law with one rule switched off.
 fn broken_without(rules: Rules, law: &str) {
     let found = (1..400u64).find_map(|seed| {
-        World::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), rules).run().err()
+        World::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), rules)
+            .run()
+            .err()
     });
     let found = found.expect("no law notices that the rule is off");
-    assert!(found.contains(law), "another law than {law} noticed: {found}");
+    assert!(
+        found.contains(law),
+        "another law than {law} noticed: {found}"
+    );
 }
 
 #[test]
 fn p_3_without_trains_a_lane_is_reordered() {
-    broken_without(Rules { trains: false, ..Rules::ALL }, "P-3");
+    broken_without(
+        Rules {
+            trains: false,
+            ..Rules::ALL
+        },
+        "P-3",
+    );
 }
 
 #[test]
 fn p_3_without_waiting_for_the_failed_event_a_lane_is_reordered() {
-    broken_without(Rules { owed: false, ..Rules::ALL }, "P-3");
+    broken_without(
+        Rules {
+            owed: false,
+            ..Rules::ALL
+        },
+        "P-3",
+    );
 }
 
 #[test]
 fn p_3_without_the_purge_a_lane_is_reordered() {
-    broken_without(Rules { purge: false, ..Rules::ALL }, "P-3");
+    broken_without(
+        Rules {
+            purge: false,
+            ..Rules::ALL
+        },
+        "P-3",
+    );
 }
 
 #[test]
 fn p_4_without_the_lease_check_records_are_produced_after_its_end() {
-    broken_without(Rules { lease: false, ..Rules::ALL }, "P-4");
+    broken_without(
+        Rules {
+            lease: false,
+            ..Rules::ALL
+        },
+        "P-4",
+    );
 }

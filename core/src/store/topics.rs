@@ -37,7 +37,10 @@ pub struct Limits {
 
 /// Why an event or a whole frame is refused on arrival.
 pub(super) enum Refusal {
-    Event { failed: Failed, oversized: Option<u64> },
+    Event {
+        failed: Failed,
+        oversized: Option<u64>,
+    },
     Frame(Fault),
 }
 
@@ -149,7 +152,10 @@ impl Topics {
 
     fn index(&mut self, destination: Destination<'_>) -> Result<u16, Refusal> {
         let refused = |class, code, message| {
-            Err(Refusal::Event { failed: Failed::new(class, code, message), oversized: None })
+            Err(Refusal::Event {
+                failed: Failed::new(class, code, message),
+                oversized: None,
+            })
         };
         let name = match destination {
             Destination::Output => return Ok(OUTPUT),
@@ -161,7 +167,12 @@ impl Topics {
             return Ok(*topic);
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.chars().all(legal) {
+        if name.is_empty()
+            || name.len() > 249
+            || name == "."
+            || name == ".."
+            || !name.chars().all(legal)
+        {
             return refused(
                 StoreClass::Rejected,
                 "InvalidTopic",
@@ -194,9 +205,10 @@ impl Topics {
             Destination::Output => OUTPUT,
             Destination::DeadLetter => DEAD_LETTER,
             Destination::Verification => VERIFICATION,
-            Destination::Topic(name) => {
-                *self.named.get(name).expect("check() has seen every record of the event")
-            }
+            Destination::Topic(name) => *self
+                .named
+                .get(name)
+                .expect("check() has seen every record of the event"),
         };
         let partitions = self.limits.verification_partitions;
         let partition = match record.partition {

@@ -32,11 +32,17 @@ pub const GENERATION: i32 = 3;
 
 /// Fails a test that waits for what never comes.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} takes too long"))
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
 pub fn broker() -> Broker {
-    Broker::start(Options { auto_create_topics: false, ..Options::memory() }).unwrap()
+    Broker::start(Options {
+        auto_create_topics: false,
+        ..Options::memory()
+    })
+    .unwrap()
 }
 
 /// A block document whose output is a broker at `bootstrap`.
@@ -72,10 +78,15 @@ impl Output {
         let shutdown = Shutdown::new();
         let (bound, where_bound) = oneshot::channel();
         let ending = shutdown.clone();
-        let task = tokio::spawn(async move {
-            millrace_output::run(&block, environment, ending, bound).await
-        });
-        Self { bound: where_bound.await.unwrap(), shutdown, task }
+        let task =
+            tokio::spawn(
+                async move { millrace_output::run(&block, environment, ending, bound).await },
+            );
+        Self {
+            bound: where_bound.await.unwrap(),
+            shutdown,
+            task,
+        }
     }
 
     /// Connects as session `session` and waits for `Ready`.
@@ -95,7 +106,13 @@ impl Output {
             Address::Port(address) => Box::new(TcpStream::connect(address).await.unwrap()),
             Address::Socket(path) => Box::new(UnixStream::connect(path).await.unwrap()),
         };
-        let mut client = Client { stream, buffer: BytesMut::new(), seq: 0, credit: 0, ready: None };
+        let mut client = Client {
+            stream,
+            buffer: BytesMut::new(),
+            seq: 0,
+            credit: 0,
+            ready: None,
+        };
         client
             .raw(b"GET /publish HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: millrace-publish/1\r\n\r\n")
             .await;
@@ -199,7 +216,10 @@ impl Client {
                     let head = self.buffer.split_to(end + 4);
                     return String::from_utf8(head.to_vec()).unwrap();
                 }
-                assert!(self.stream.read_buf(&mut self.buffer).await.unwrap() > 0, "closed");
+                assert!(
+                    self.stream.read_buf(&mut self.buffer).await.unwrap() > 0,
+                    "closed"
+                );
             }
         })
         .await
@@ -235,9 +255,20 @@ impl Client {
     pub async fn results(&mut self, results: &[Result_]) {
         let mut frame = self.frame();
         for event in results {
-            frame.event(&source(), Position::new(event.position), event.lane, FateCode::Emitted);
+            frame.event(
+                &source(),
+                Position::new(event.position),
+                event.lane,
+                FateCode::Emitted,
+            );
             for value in &event.values {
-                frame.record(Destination::Output, None, Some(1_000 + event.position), Some(&event.key), Some(value));
+                frame.record(
+                    Destination::Output,
+                    None,
+                    Some(1_000 + event.position),
+                    Some(&event.key),
+                    Some(value),
+                );
                 frame.header(b"millrace-id", Some(event.position.to_string().as_bytes()));
             }
         }
@@ -298,13 +329,17 @@ impl Client {
                     waiting.remove(event);
                     open.insert((seq, index), *event);
                 }
-                let batch: Vec<_> = batch.into_iter().map(|event| results[event].clone()).collect();
+                let batch: Vec<_> = batch
+                    .into_iter()
+                    .map(|event| results[event].clone())
+                    .collect();
                 self.results(&batch).await;
             }
             match self.reply().await {
                 Reply::Stored(part) => {
                     for index in part.stored.into_iter().flatten() {
-                        open.remove(&(part.seq, index)).expect("an event is answered once");
+                        open.remove(&(part.seq, index))
+                            .expect("an event is answered once");
                     }
                     for failure in part.failures {
                         assert_ne!(failure.class, StoreClass::Rejected, "{failure:?}");
@@ -323,7 +358,9 @@ impl Client {
 
 /// Everything in a topic, per partition in order.
 pub async fn stored(bootstrap: &str, topic: &str, partitions: i32) -> Vec<Vec<Event>> {
-    let starts = (0..partitions).map(|n| (Partition::new(topic, n), Start::Earliest)).collect();
+    let starts = (0..partitions)
+        .map(|n| (Partition::new(topic, n), Start::Earliest))
+        .collect();
     let mut reader = Reader::open(Settings::plain(bootstrap, "test"), starts, Until::Ends);
     let mut events = vec![Vec::new(); usize::try_from(partitions).unwrap()];
     while let Some(fetched) = soon("reading", reader.next()).await {
@@ -348,7 +385,9 @@ pub async fn values(bootstrap: &str, topic: &str, partitions: i32) -> Vec<String
 pub async fn assert_in_order(bootstrap: &str, topic: &str, partitions: i32, expected: &[Result_]) {
     let mut seen: BTreeMap<Bytes, Vec<i64>> = BTreeMap::new();
     for event in stored(bootstrap, topic, partitions).await.iter().flatten() {
-        let positions = seen.entry(Bytes::copy_from_slice(event.key().unwrap())).or_default();
+        let positions = seen
+            .entry(Bytes::copy_from_slice(event.key().unwrap()))
+            .or_default();
         let position = event.timestamp().ms - 1_000;
         if !positions.contains(&position) {
             assert!(
