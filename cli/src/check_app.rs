@@ -14,7 +14,7 @@ mod probe;
 
 pub use findings::{Finding, Findings, Verdict};
 pub use points::{Unreachable, check};
-pub use probe::{Plan, Wanted};
+pub use probe::{Plan, Requests, Wanted};
 
 #[cfg(test)]
 mod tests;

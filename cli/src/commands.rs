@@ -14,6 +14,7 @@ use crate::connect::Document;
 use crate::screen::Screen;
 
 pub mod audit;
+pub mod bench;
 pub mod broker;
 pub mod check;
 pub mod check_app;
@@ -57,6 +58,7 @@ enum Command {
     Check(check::Arguments),
     CheckApp(check_app::Arguments),
     Schema(schema::Arguments),
+    Bench(bench::Arguments),
     EchoApp(echo_app::Arguments),
 }
 
@@ -71,6 +73,7 @@ pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending>
         Command::Audit(arguments) => audit::run(arguments, screen).await,
         Command::Check(arguments) => check::run(arguments, screen).await,
         Command::CheckApp(arguments) => check_app::run(arguments, screen).await,
+        Command::Bench(arguments) => bench::run(arguments, screen).await,
         Command::Schema(arguments) => schema::run(&arguments, screen),
         Command::EchoApp(arguments) => echo_app::run(arguments, screen).await,
     }

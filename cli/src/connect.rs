@@ -81,6 +81,18 @@ impl Connect {
 }
 
 impl Brokers {
+    /// Whether the options say where the brokers are.
+    pub fn named(&self) -> bool {
+        !self.bootstrap.is_empty()
+    }
+
+    /// Makes the clients for brokers at an address.
+    pub fn open_at(&self, address: &str) -> anyhow::Result<Cluster> {
+        let mut settings = Settings::plain(address, CLIENT_ID);
+        settings.properties.clone_from(&self.properties);
+        Cluster::new(settings)
+    }
+
     /// Makes the clients for a connection of a document, or for the options alone.
     pub fn open(&self, of: Option<(&Document, &block::Connection)>) -> anyhow::Result<Cluster> {
         let mut settings = match of {
@@ -200,6 +212,11 @@ impl Cluster {
             admin: Admin::connect(&settings)?,
             settings,
         })
+    }
+
+    /// Other clients to the same cluster.
+    pub fn again(&self) -> anyhow::Result<Self> {
+        Self::new(self.settings.clone())
     }
 
     /// Where it is, for people.

@@ -19,6 +19,7 @@ const COMMANDS: &[&[&str]] = &[
     &["audit"],
     &["check"],
     &["check-app"],
+    &["bench"],
     &["schema"],
 ];
 

@@ -62,6 +62,44 @@ pub struct Plan {
     pub samples: Vec<Draft>,
 }
 
+/// Makes requests as the input proxy makes them, for a load generator.
+#[derive(Clone, Debug)]
+pub struct Requests(Probe);
+
+impl Requests {
+    /// With the defaults of the block document.
+    pub fn new() -> Self {
+        Self(Probe::new(Plan {
+            address: Address::local(0),
+            path: "/process".to_owned(),
+            health: "/healthz".to_owned(),
+            wanted: Wanted::Auto,
+            timeout: Duration::from_secs(30),
+            max_request_bytes: 8 << 20,
+            max_response_bytes: 8 << 20,
+            empty_body: EmptyBody::Error,
+            batch_max: 100,
+            samples: Vec::new(),
+        }))
+    }
+
+    /// The request of one event.
+    pub fn single(&self, draft: &Draft, stamp: Stamp) -> Call {
+        self.0.single_request(&self.0.app_call(&[draft], 0, stamp))
+    }
+
+    /// The request of a batch.
+    pub fn batch(&self, drafts: &[&Draft], stamp: Stamp) -> Call {
+        self.0.batch_request(&self.0.app_call(drafts, 0, stamp))
+    }
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What came of one request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {

@@ -1,0 +1,263 @@
+//! One drain: broker, app, input and output as processes, until every preloaded event has a
+//! result in the output topic.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use millrace_connectors::{Delivery, Record, Sink};
+use millrace_core::position::Partition;
+use millrace_core::token::Stamp;
+use millrace_service::telemetry::usage::{self, Usage};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::children::{Process, free_port};
+use super::load::{self, Load};
+use super::report::Drain;
+use crate::check_app::Requests;
+use crate::connect::Cluster;
+use crate::http::{Address, Call, once};
+use crate::records::Draft;
+use crate::screen::Screen;
+
+/// How often the ends of the output topic are looked at.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// How long nothing may come before the drain is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What is preloaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Preload {
+    /// How many events.
+    pub events: u64,
+    /// Bytes of each value.
+    pub value_bytes: usize,
+    /// Distinct keys.
+    pub keys: u64,
+    /// Partitions.
+    pub partitions: i32,
+}
+
+impl Preload {
+    /// The key and value of an event.
+    pub fn event(&self, number: u64) -> Draft {
+        let head = format!("{{\"number\":{number},\"pad\":\"");
+        let pad = self.value_bytes.saturating_sub(head.len() + 2);
+        Draft {
+            key: Some(Bytes::from(format!("key-{}", number % self.keys))),
+            value: Some(Bytes::from(format!("{head}{}\"}}", "x".repeat(pad)))),
+            ..Draft::default()
+        }
+    }
+
+    /// Appends all events.
+    pub async fn append(&self, cluster: &Cluster, topic: &str, screen: Screen) -> anyhow::Result<()> {
+        let mut sink = cluster.sink(Duration::from_secs(60))?;
+        let mut progress = screen.progress("preloaded", Some(self.events));
+        let mut ends = Vec::new();
+        let mut open = 0;
+        for number in 0..self.events {
+            let draft = self.event(number);
+            let mut record = Record {
+                topic: topic.into(),
+                partition: None,
+                timestamp_ms: None,
+                key: draft.key,
+                value: draft.value,
+                headers: Vec::new(),
+            };
+            while let Err(back) = sink.append(number, record) {
+                record = back;
+                sink.deliveries(&mut ends).await;
+                open -= settle(&mut ends)?;
+            }
+            open += 1;
+            progress.add(1, self.value_bytes as u64);
+        }
+        while open > 0 {
+            sink.deliveries(&mut ends).await;
+            open -= settle(&mut ends)?;
+        }
+        Ok(())
+    }
+}
+
+fn settle(ends: &mut Vec<(u64, Delivery)>) -> anyhow::Result<usize> {
+    for (_, end) in ends.iter() {
+        if let Delivery::Failed { code, message, .. } = end {
+            bail!("an event could not be preloaded: {code}: {message}");
+        }
+    }
+    Ok(ends.drain(..).count())
+}
+
+/// An echo app in a process of its own.
+#[derive(Debug)]
+pub struct App {
+    process: Process,
+    address: Address,
+    port: u16,
+}
+
+impl App {
+    /// Starts it.
+    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let listen = format!("127.0.0.1:{port}");
+        let arguments = ["echo-app", "--listen", &listen];
+        let mut process = Process::start("millrace", &arguments, folder)?;
+        let address: Address = process.first_line().await?.parse()?;
+        once(&address, &Call::get("/healthz"), Duration::from_secs(1), 1 << 10).await?;
+        Ok(Self {
+            process,
+            address,
+            port,
+        })
+    }
+
+    /// Puts load on it, with requests as the input proxy makes them.
+    pub async fn ceiling(
+        &self,
+        batch: Option<u64>,
+        preload: &Preload,
+        connections: usize,
+        duration: Duration,
+    ) -> Result<Load, load::Error> {
+        let requests = Requests::new();
+        let drafts: Vec<Draft> = (0..batch.unwrap_or(1)).map(|n| preload.event(n)).collect();
+        let drafts: Vec<&Draft> = drafts.iter().collect();
+        let call = if batch.is_some() {
+            requests.batch(&drafts, Stamp::Live)
+        } else {
+            requests.single(drafts[0], Stamp::Live)
+        };
+        load::run(&self.address, &call, connections, duration).await
+    }
+}
+
+/// What to drain and how.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Where the broker is.
+    pub cluster: &'a Cluster,
+    /// Its process.
+    pub broker: u32,
+    /// Where the events are.
+    pub from: &'a str,
+    /// Where results go.
+    pub to: &'a str,
+    /// Events per request; `None`: single requests.
+    pub batch: Option<u64>,
+    /// `app.contract.maxInFlight`.
+    pub connections: usize,
+    /// What was preloaded.
+    pub preload: Preload,
+    /// For files of this run.
+    pub folder: &'a Path,
+}
+
+impl Plan<'_> {
+    /// The block document; it stays valid until the folder goes.
+    pub fn write_block(&self, app: &App) -> anyhow::Result<PathBuf> {
+        let request = if self.batch.is_some() { "Batch" } else { "Single" };
+        let block = json!({
+            "identity": format!("local/bench/{}", self.to),
+            "connections": {"main": {"kafka": {
+                "bootstrap": [self.cluster.address()],
+                "tls": "Off",
+            }}},
+            "input": {"kafka": {
+                "connection": "main",
+                "topics": [self.from],
+                "startAt": "Earliest",
+            }},
+            "output": {"kafka": {"connection": "main", "topic": self.to}},
+            "topics": {"create": "Missing", "partitions": self.preload.partitions},
+            "batch": {"maxRecords": self.batch.unwrap_or(100)},
+            "app": {
+                "port": app.port,
+                "shadow": "Safe",
+                "contract": {"request": request, "maxInFlight": self.connections},
+            },
+            "admin": {"inputPort": free_port()?, "outputPort": free_port()?},
+            "publish": {"socket": self.folder.join(format!("{}.sock", self.to))},
+            "telemetry": {"logLevel": "warn"},
+        });
+        let file = self.folder.join(format!("{}.yaml", self.to));
+        // JSON is YAML.
+        std::fs::write(&file, block.to_string()).context("cannot write the block document")?;
+        Ok(file)
+    }
+
+    /// Runs the proxies until everything is there, then stops them in good order.
+    pub async fn run(&self, app: &App, block: &Path, screen: Screen) -> anyhow::Result<Drain> {
+        let block = block.display().to_string();
+        let mut output = Process::start("millrace-output", &[&block], self.folder)?;
+        let arguments = ["--standalone", &block];
+        let mut input = Process::start("millrace-input", &arguments, self.folder)?;
+        let processes = [input.pid(), output.pid(), app.process.pid(), self.broker];
+        let usage_of_all = || processes.map(|pid| usage::of(pid).unwrap_or(NOTHING));
+        let mut progress = screen.progress("drained", Some(self.preload.events));
+        let mut first = None;
+        let mut last = (0, Instant::now());
+        let partitions: Vec<Partition> = (0..self.preload.partitions)
+            .map(|number| Partition::new(self.to, number))
+            .collect();
+        let (start, end) = loop {
+            sleep(LOOK).await;
+            output.alive()?;
+            input.alive()?;
+            if last.1.elapsed() > SILENCE_MAX {
+                bail!(
+                    "the proxies stopped at {} of {} events; see the logs in {}",
+                    last.0,
+                    self.preload.events,
+                    self.folder.display()
+                );
+            }
+            // Until the output has created it, there is no such topic.
+            let Ok(ranges) = self.cluster.ranges(partitions.clone()).await else {
+                continue;
+            };
+            let stored = ranges.values().map(|(start, end)| end.since(*start)).sum();
+            let look = (stored, Instant::now(), usage_of_all());
+            if stored > last.0 {
+                progress.add(stored - last.0, 0);
+                last = (stored, look.1);
+                let start = *first.get_or_insert(look);
+                if stored >= self.preload.events {
+                    break (start, look);
+                }
+            }
+        };
+        drop(progress);
+        // Input first: it commits what is stored, and leaves its group.
+        input.stop().await?;
+        output.stop().await?;
+        let events = end.0 - start.0;
+        let seconds = (end.1 - start.1).as_secs_f64();
+        let cost = |index: usize| {
+            let spent: Duration = end.2[index].cpu.saturating_sub(start.2[index].cpu);
+            spent.as_secs_f64() * 1e6 / (events.max(1) as f64)
+        };
+        Ok(Drain {
+            events,
+            seconds,
+            per_second: events as f64 / seconds.max(1e-9),
+            input_us_per_event: cost(0),
+            output_us_per_event: cost(1),
+            app_us_per_event: cost(2),
+            broker_us_per_event: cost(3),
+            input_resident_bytes: end.2[0].resident_bytes,
+            output_resident_bytes: end.2[1].resident_bytes,
+        })
+    }
+}
+
+const NOTHING: Usage = Usage {
+    cpu: Duration::ZERO,
+    resident_bytes: 0,
+};
