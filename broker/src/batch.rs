@@ -266,6 +266,25 @@ fn read_varint(bytes: &mut &[u8]) -> Option<i64> {
     None
 }
 
+/// A batch of one record of the given size, not readable by a client.
+#[cfg(test)]
+pub(crate) fn test_batch(bytes: usize, timestamp: i64, transactional: bool) -> BytesMut {
+    let mut batch = marker_batch(1, 0, Marker::Commit, timestamp);
+    batch.resize(HEADER_BYTES + bytes, 7);
+    let length = i32::try_from(batch.len() - PREFIX_BYTES).expect("small");
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let attributes = if transactional { TRANSACTIONAL_BIT } else { 0 };
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    if !transactional {
+        batch[43..51].copy_from_slice(&(-1i64).to_be_bytes());
+    } else {
+        batch[53..57].copy_from_slice(&0i32.to_be_bytes());
+    }
+    let sum = checksum(&batch);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+    batch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -187,14 +187,24 @@ impl Broker {
             .iter()
             .map(|(name, value)| ((*name).to_string(), (*value).to_string()))
             .collect();
-        self.shared.lock().create_topic(name, partitions, configs)
+        self.shared.lock().create_topic(name, partitions, configs)?;
+        self.settle(name)
     }
 
     /// Deletes a topic with everything in it, committed offsets included.
     pub fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
-        let outcome = self.shared.lock().delete_topic(name);
+        self.shared.lock().delete_topic(name)?;
         self.shared.data.notify_waiters();
-        outcome
+        self.settle(name)
+    }
+
+    fn settle(&self, topic: &str) -> Result<(), TopicError> {
+        self.shared
+            .sync_now()
+            .map_err(|source| TopicError::Storage {
+                topic: topic.to_string(),
+                source,
+            })
     }
 
     /// All topics.

@@ -62,6 +62,9 @@ pub(crate) const PRODUCER_IDS_RESERVED: i64 = 1_000;
 /// How often sessions, rebalances and transactions are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(25);
 
+/// A pause between two looks at the clock that counts as a stall of the broker itself.
+pub(crate) const STALL_MIN: Duration = Duration::from_secs(1);
+
 /// How often retention is applied.
 pub(crate) const RETENTION_TICK: Duration = Duration::from_secs(1);
 

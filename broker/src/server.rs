@@ -23,8 +23,11 @@ use crate::limits::{CONNECTIONS_MAX, FRAME_BYTES_MAX, RETENTION_TICK, TICK};
 use crate::state::Shared;
 use crate::wire::{self, Frame, Head};
 
-/// How much is read at a time, and how much room a connection keeps.
+/// How much is read at a time.
 const BUFFER_BYTES: usize = 128 * 1024;
+
+/// How much room an idle connection keeps, per direction.
+const ROOM_BYTES_MAX: usize = 64 * BUFFER_BYTES;
 
 /// Serves until told to stop. Connections end with this function.
 pub(crate) async fn serve(
@@ -129,8 +132,11 @@ async fn converse(
         }
         stream.write_all(&outgoing).await?;
         outgoing.clear();
-        if outgoing.capacity() > 64 * BUFFER_BYTES {
-            outgoing = BytesMut::with_capacity(BUFFER_BYTES);
+        // One large request must not hold memory for the rest of the connection.
+        for buffer in [&mut incoming, &mut outgoing] {
+            if buffer.is_empty() && buffer.capacity() > ROOM_BYTES_MAX {
+                *buffer = BytesMut::with_capacity(BUFFER_BYTES);
+            }
         }
     }
     Ok(())

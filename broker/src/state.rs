@@ -16,7 +16,7 @@ use crate::groups::Group;
 use crate::ids::{now_ms, random_id};
 use crate::journal::Entry;
 use crate::keeper::{Keeper, OpenError};
-use crate::limits::{GROUPS_MAX, PRODUCER_IDS_RESERVED};
+use crate::limits::{GROUPS_MAX, PRODUCER_IDS_RESERVED, STALL_MIN};
 use crate::log::recovery::Stopped;
 use crate::options::Options;
 use crate::settings::{Defaults, Settings};
@@ -49,6 +49,7 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<String, Group>,
     pub(crate) transactions: Transactions,
     pub(crate) producer_ids: ProducerIds,
+    last_tick: Instant,
 }
 
 /// Numbers for producers. They are taken from the journal in blocks, so that none is given
@@ -98,8 +99,13 @@ impl Shared {
             return Ok(());
         }
         let _gate = self.sync_gate.lock().await;
+        tokio::task::block_in_place(|| self.sync_now())
+    }
+
+    /// As `sync`, for callers outside of the runtime.
+    pub(crate) fn sync_now(&self) -> std::io::Result<()> {
         let dirty = self.lock().keeper.take_dirty();
-        tokio::task::block_in_place(|| dirty.iter().try_for_each(|file| file.sync_data()))
+        dirty.iter().try_for_each(|file| file.sync_data())
     }
 }
 
@@ -125,6 +131,7 @@ impl State {
             groups: BTreeMap::new(),
             transactions: Transactions::default(),
             producer_ids: ProducerIds::default(),
+            last_tick: Instant::now(),
         };
         if state.keeper.has_files() {
             state.recover(entries)?;
@@ -398,7 +405,13 @@ impl State {
 
     /// Looks at the clock: groups and transactions. Tells whether records became readable.
     pub(crate) fn tick(&mut self, now: Instant) -> bool {
+        let gap = now.duration_since(self.last_tick);
+        self.last_tick = now;
         for group in self.groups.values_mut() {
+            if gap > STALL_MIN {
+                // It was the broker that did not listen, not its clients that were silent.
+                group.postpone_sessions(gap);
+            }
             group.tick(now);
         }
         self.groups.retain(|_, group| {

@@ -331,6 +331,13 @@ impl Group {
         }
     }
 
+    /// Gives all members more time.
+    pub(crate) fn postpone_sessions(&mut self, by: Duration) {
+        for member in self.members.values_mut() {
+            member.deadline += by;
+        }
+    }
+
     /// Looks at the clock: sessions, join and sync deadlines.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.pending.retain(|_, deadline| *deadline > now);
@@ -375,5 +382,68 @@ impl Group {
                         .is_none_or(|topics| topics.iter().any(|one| one == topic))
                 })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::join::Join;
+    use super::*;
+
+    const SESSION: Duration = Duration::from_secs(10);
+
+    fn stable(now: Instant) -> Group {
+        let mut group = Group::new(Duration::ZERO);
+        let join = Join {
+            member_id: String::new(),
+            instance: None,
+            client_id: "c".into(),
+            client_host: "/h".into(),
+            session: SESSION,
+            rebalance: SESSION,
+            protocol_type: "consumer".into(),
+            protocols: vec![("range".into(), Bytes::new())],
+            needs_id: false,
+            skips_assignment: true,
+            fresh_id: "m".into(),
+        };
+        drop(group.join(join, now));
+        drop(group.sync("m", None, 1, (None, None), Vec::new(), now));
+        assert_eq!(group.phase, Phase::Stable);
+        group
+    }
+
+    #[test]
+    fn a_stall_of_the_broker_ends_no_session() {
+        let now = Instant::now();
+        let mut group = stable(now);
+        let stalled = now + SESSION;
+        group.postpone_sessions(SESSION);
+        group.tick(stalled);
+        assert_eq!(group.members.len(), 1);
+        group.tick(stalled + SESSION);
+        assert_eq!(group.members.len(), 0);
+        assert_eq!(group.phase, Phase::Empty);
+    }
+
+    #[test]
+    fn a_group_is_written_and_restored_with_its_members() {
+        let now = Instant::now();
+        let group = stable(now);
+        let mut copy = Group::new(Duration::ZERO);
+        copy.restore(&group.entry("g"), now);
+        assert_eq!(copy.phase, Phase::Stable);
+        assert_eq!(copy.entry("g"), group.entry("g"));
+        assert_eq!(copy.heartbeat("m", None, 1, now), Ok(()));
+    }
+
+    #[test]
+    fn a_group_in_the_middle_of_a_rebalance_is_restored_without_members() {
+        let now = Instant::now();
+        let mut group = stable(now);
+        group.prepare(now);
+        let mut copy = Group::new(Duration::ZERO);
+        copy.restore(&group.entry("g"), now);
+        assert_eq!((copy.phase, copy.generation), (Phase::Empty, 1));
     }
 }

@@ -385,3 +385,85 @@ impl Log {
         self.producers.expire(now_ms);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::recovery::Stopped;
+    use super::store::Budget;
+    use super::*;
+    use crate::batch::test_batch;
+
+    fn append(log: &mut Log, bytes: usize, timestamp: i64, transactional: bool) -> i64 {
+        let batch = test_batch(bytes, timestamp, transactional);
+        let header = Header::parse(&batch).expect("valid");
+        log.append(header, batch, 0).expect("stored")
+    }
+
+    fn offsets(log: &Log, from: i64) -> Vec<i64> {
+        let bytes = log
+            .read(from, log.end(), usize::MAX, true)
+            .slice
+            .load()
+            .expect("read");
+        let mut rest = &bytes[..];
+        let mut found = Vec::new();
+        while !rest.is_empty() {
+            let header = Header::parse(rest).expect("valid");
+            Header::parse_whole(&rest[..header.bytes]).expect("whole");
+            found.push(header.base_offset);
+            rest = &rest[header.bytes..];
+        }
+        found
+    }
+
+    #[test]
+    fn a_file_gives_back_its_deleted_head_while_readers_go_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("orders-0.log");
+        let open = |start| Log::open(&path, start, 0, Stopped::Crashed, 0).expect("open");
+        let mut log = open(0);
+        for _ in 0..80 {
+            append(&mut log, 1 << 20, 0, false);
+        }
+        let before = log.read(3, 5, usize::MAX, true);
+        log.delete_before(70).expect("deleted");
+        assert_eq!(before.slice.load().expect("old file").len(), before.bytes);
+        append(&mut log, 100, 0, false);
+        let expected: Vec<i64> = (70..81).collect();
+        assert_eq!(offsets(&log, 70), expected);
+        let length = std::fs::metadata(&path).expect("file").len();
+        assert_eq!(length, log.bytes());
+        drop(log);
+        let log = open(70);
+        assert_eq!((log.start(), log.end()), (70, 81));
+        assert_eq!(offsets(&log, 70), expected);
+    }
+
+    #[test]
+    fn retention_never_takes_the_beginning_of_an_open_transaction() {
+        let mut log = Log::new(Store::memory(Budget::new(1 << 20)), 0);
+        append(&mut log, 100, 10, false);
+        append(&mut log, 100, 20, true);
+        append(&mut log, 100, 30, false);
+        assert_eq!(log.stable_end(), 1);
+        assert_eq!(log.retained_start(Some(0), None), Some(1));
+        assert_eq!(log.retained_start(None, Some(1_000)), Some(1));
+        assert_eq!(log.retained_start(None, Some(5)), None);
+        log.append_marker(1, 0, Marker::Commit, 40).expect("stored");
+        assert_eq!(log.retained_start(Some(0), None), Some(4));
+        assert_eq!(log.retained_start(None, Some(25)), Some(2));
+    }
+
+    #[test]
+    fn memory_is_given_back_when_batches_or_logs_go() {
+        let budget = Budget::new(1_000);
+        let mut log = Log::new(Store::memory(budget.clone()), 0);
+        append(&mut log, 400, 0, false);
+        assert!(!budget.fits(400));
+        log.delete_before(1).expect("deleted");
+        assert!(budget.fits(800));
+        append(&mut log, 400, 0, false);
+        drop(log);
+        assert!(budget.fits(800));
+    }
+}

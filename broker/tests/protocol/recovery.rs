@@ -108,13 +108,7 @@ fn b_e3_a_torn_journal_loses_only_its_last_entry() {
     commit(&mut client, &OUTSIDER, 2, "second");
     broker.kill();
     let path = folder.path().join("journal");
-    let length = std::fs::metadata(&path).unwrap().len();
-    OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(length - 3)
-        .unwrap();
+    cut(&path, 3);
     let broker = open(folder.path());
     let mut client = Client::new(&broker);
     assert_eq!(committed(&mut client, true), (0, 1, "first".into()));
@@ -192,6 +186,55 @@ fn b_e3_an_open_transaction_is_aborted_and_its_producer_fenced() {
         client.values("orders", 0, true),
         ["committed", "plain", "whole"]
     );
+}
+
+/// Cuts the end of a file off, as if it had never been written.
+fn cut(path: &Path, bytes: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length - bytes).unwrap();
+}
+
+#[test]
+fn b_e3_a_decided_transaction_is_finished_after_a_kill() {
+    const MARKER_BYTES: u64 = 78;
+    for commit in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = open(folder.path());
+        broker.create_topic("orders", 2, &[]).unwrap();
+        let mut producer = Producer::new(&broker, "t");
+        producer.add(0);
+        producer.add(1);
+        producer.write(0, "a");
+        producer.write(1, "b");
+        producer.add_group();
+        let offset = producer.offset_request(5, "token");
+        producer.send_offset(&offset);
+        assert_eq!(producer.end(commit), 0);
+        broker.kill();
+        // As if the broker had died between its first and its second marker.
+        let ended = r#"{"kind":"transactionEnded","id":"t"}"#;
+        let journal = folder.path().join("journal");
+        assert!(std::fs::read(&journal).unwrap().ends_with(ended.as_bytes()));
+        cut(&journal, 8 + ended.len() as u64);
+        cut(&folder.path().join("orders-1.log"), MARKER_BYTES);
+
+        let broker = open(folder.path());
+        let mut client = Client::new(&broker);
+        let seen = |value: &str| {
+            if commit {
+                vec![value.to_string()]
+            } else {
+                vec![]
+            }
+        };
+        assert_eq!(client.values("orders", 0, true), seen("a"));
+        assert_eq!(client.values("orders", 1, true), seen("b"));
+        let end = |partition| broker.partition("orders", partition).unwrap().end;
+        assert_eq!((end(0), end(1)), (2, 2), "one marker each");
+        let found = committed(&mut client, true).1;
+        assert_eq!(found, if commit { 5 } else { -1 });
+    }
 }
 
 #[test]
