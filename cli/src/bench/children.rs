@@ -62,8 +62,13 @@ impl Process {
     /// Starts `name`, which stands beside this program; its standard error goes to a file.
     pub fn start(name: &str, arguments: &[&str], folder: &Path) -> Result<Self, Error> {
         let program = beside_us(name)?;
-        let what = arguments.first().map_or("", |first| first.trim_start_matches('-'));
-        let what = Path::new(what).file_stem().unwrap_or_default().to_string_lossy();
+        let what = arguments
+            .first()
+            .map_or("", |first| first.trim_start_matches('-'));
+        let what = Path::new(what)
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
         let log = folder.join(format!("{name}-{what}.log"));
         let file = std::fs::File::create(&log).map_err(|source| Error::System {
             doing: "cannot write a log file",
@@ -130,7 +135,11 @@ impl Process {
         asked.map_err(system("cannot stop a process"))?;
         match timeout(PATIENCE, self.child.wait()).await {
             Ok(ended) => ended.map(drop).map_err(system("cannot wait for a process")),
-            Err(_) => self.child.kill().await.map_err(system("cannot kill a process")),
+            Err(_) => self
+                .child
+                .kill()
+                .await
+                .map_err(system("cannot kill a process")),
         }
     }
 }
@@ -147,8 +156,10 @@ fn beside_us(name: &str) -> Result<PathBuf, Error> {
 /// A port that nobody uses at the moment.
 pub fn free_port() -> Result<u16, Error> {
     let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
-    bound.map(|address| address.port()).map_err(|source| Error::System {
-        doing: "there is no free port",
-        source,
-    })
+    bound
+        .map(|address| address.port())
+        .map_err(|source| Error::System {
+            doing: "there is no free port",
+            source,
+        })
 }

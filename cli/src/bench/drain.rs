@@ -44,17 +44,24 @@ pub struct Preload {
 impl Preload {
     /// The key and value of an event.
     pub fn event(&self, number: u64) -> Draft {
-        let head = format!("{{\"number\":{number},\"pad\":\"");
-        let pad = self.value_bytes.saturating_sub(head.len() + 2);
+        let mut value = format!("{{\"number\":{number},\"pad\":\"");
+        let pad = self.value_bytes.saturating_sub(value.len() + 2);
+        value.extend(noise(number).take(pad));
+        value.push_str("\"}");
         Draft {
             key: Some(Bytes::from(format!("key-{}", number % self.keys))),
-            value: Some(Bytes::from(format!("{head}{}\"}}", "x".repeat(pad)))),
+            value: Some(Bytes::from(value)),
             ..Draft::default()
         }
     }
 
     /// Appends all events.
-    pub async fn append(&self, cluster: &Cluster, topic: &str, screen: Screen) -> anyhow::Result<()> {
+    pub async fn append(
+        &self,
+        cluster: &Cluster,
+        topic: &str,
+        screen: Screen,
+    ) -> anyhow::Result<()> {
         let mut sink = cluster.sink(Duration::from_secs(60))?;
         let mut progress = screen.progress("preloaded", Some(self.events));
         let mut ends = Vec::new();
@@ -85,6 +92,18 @@ impl Preload {
     }
 }
 
+/// Letters and digits that do not compress well, as real values do not; equal for equal seeds.
+fn noise(seed: u64) -> impl Iterator<Item = char> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::iter::from_fn(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        Some(char::from(LETTERS[(state >> 58) as usize]))
+    })
+}
+
 fn settle(ends: &mut Vec<(u64, Delivery)>) -> anyhow::Result<usize> {
     for (_, end) in ends.iter() {
         if let Delivery::Failed { code, message, .. } = end {
@@ -110,7 +129,13 @@ impl App {
         let arguments = ["echo-app", "--listen", &listen];
         let mut process = Process::start("millrace", &arguments, folder)?;
         let address: Address = process.first_line().await?.parse()?;
-        once(&address, &Call::get("/healthz"), Duration::from_secs(1), 1 << 10).await?;
+        once(
+            &address,
+            &Call::get("/healthz"),
+            Duration::from_secs(1),
+            1 << 10,
+        )
+        .await?;
         Ok(Self {
             process,
             address,
@@ -162,7 +187,11 @@ pub struct Plan<'a> {
 impl Plan<'_> {
     /// The block document; it stays valid until the folder goes.
     pub fn write_block(&self, app: &App) -> anyhow::Result<PathBuf> {
-        let request = if self.batch.is_some() { "Batch" } else { "Single" };
+        let request = if self.batch.is_some() {
+            "Batch"
+        } else {
+            "Single"
+        };
         let block = json!({
             "identity": format!("local/bench/{}", self.to),
             "connections": {"main": {"kafka": {
@@ -261,3 +290,31 @@ const NOTHING: Usage = Usage {
     cpu: Duration::ZERO,
     resident_bytes: 0,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preloaded_events_have_their_size_and_are_json() {
+        let preload = Preload {
+            events: 10,
+            value_bytes: 200,
+            keys: 3,
+            partitions: 1,
+        };
+        let event = preload.event(7);
+        assert_eq!(event.key.as_deref(), Some(&b"key-1"[..]));
+        let value = event.value.unwrap();
+        assert_eq!(value.len(), 200);
+        let parsed: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!(parsed["number"], 7);
+        assert_ne!(preload.event(8).value, Some(value));
+        let tiny = Preload {
+            value_bytes: 1,
+            ..preload
+        };
+        let value = tiny.event(0).value.unwrap();
+        assert!(serde_json::from_slice::<serde_json::Value>(&value).is_ok());
+    }
+}

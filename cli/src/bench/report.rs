@@ -20,6 +20,8 @@ pub struct Report {
     pub when: String,
     /// Of this program.
     pub version: String,
+    /// `dev` or `release`.
+    pub build: &'static str,
     /// Processor, as it calls itself.
     pub processor: String,
     /// How many processors this program may use.
@@ -118,7 +120,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} millrace {}", self.when, self.version)?;
+        writeln!(
+            f,
+            "{} millrace {} ({} build)",
+            self.when, self.version, self.build
+        )?;
         writeln!(f, "{} x {}", self.processors, self.processor)?;
         writeln!(
             f,

@@ -92,7 +92,10 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
     };
     let (cluster, broker) = broker(&arguments.brokers, folder.path()).await?;
     let cluster_at = cluster.address();
-    screen.remark(&format!("broker at {cluster_at}, files in {}", folder.path().display()));
+    screen.remark(&format!(
+        "broker at {cluster_at}, files in {}",
+        folder.path().display()
+    ));
     let stamp = stamp();
     let name = |what: &str| format!("{what}-{stamp}");
     let (from, to) = (name(FROM), name("bench-copy"));
@@ -101,7 +104,12 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
     }
     preload.append(&cluster, &from, screen).await?;
     screen.remark("plain copy …");
-    let copying = (cluster_at.clone(), from.clone(), arguments.partitions, arguments.events);
+    let copying = (
+        cluster_at.clone(),
+        from.clone(),
+        arguments.partitions,
+        arguments.events,
+    );
     let copy = tokio::task::spawn_blocking(move || {
         let (at, from, partitions, events) = copying;
         copy::run(&at, &from, &to, partitions, events)
@@ -122,11 +130,20 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
             preload,
             folder: folder.path(),
         };
-        runs.push(arguments.measure(&plan, request, copy.per_second, screen).await?);
+        runs.push(
+            arguments
+                .measure(&plan, request, copy.per_second, screen)
+                .await?,
+        );
     }
     let report = Report {
         when: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: if cfg!(debug_assertions) {
+            "dev"
+        } else {
+            "release"
+        },
         processor: processor(),
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         events: arguments.events,
@@ -274,7 +291,12 @@ fn stamp() -> String {
 
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
     let name = name.and_then(|rest| rest.split_once(':'));
-    name.map_or_else(|| "unknown processor".to_owned(), |(_, name)| name.trim().to_owned())
+    name.map_or_else(
+        || "unknown processor".to_owned(),
+        |(_, name)| name.trim().to_owned(),
+    )
 }
