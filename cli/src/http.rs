@@ -27,6 +27,13 @@ pub struct Address {
 }
 
 impl Address {
+    /// A bare connection.
+    pub async fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
     /// An app on this machine.
     pub fn local(port: u16) -> Self {
         Self {
@@ -152,8 +159,7 @@ pub struct Connection {
 impl Connection {
     /// Opens it.
     pub async fn open(address: &Address) -> Result<Self, CallError> {
-        let connect = TcpStream::connect((address.host.as_str(), address.port));
-        let stream = match timeout(CONNECT, connect).await {
+        let stream = match timeout(CONNECT, address.connect()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(source)) => {
                 return Err(CallError::Connect {
@@ -163,11 +169,6 @@ impl Connection {
             }
             Err(_) => return Err(CallError::TimedOut(CONNECT)),
         };
-        let no_delay = stream.set_nodelay(true);
-        no_delay.map_err(|source| CallError::Connect {
-            address: address.clone(),
-            source,
-        })?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(CallError::Lost)?;
