@@ -134,8 +134,16 @@ async fn written(shared: &Shared) -> Result<(), ResponseError> {
     })
 }
 
-pub(crate) async fn sync(shared: &Arc<Shared>, request: SyncGroupRequest) -> SyncGroupResponse {
+pub(crate) async fn sync(
+    shared: &Arc<Shared>,
+    request: SyncGroupRequest,
+    version: i16,
+) -> SyncGroupResponse {
     let refused = |error: ResponseError| SyncGroupResponse::default().with_error_code(error.code());
+    let says_protocol = request.protocol_type.is_some() && request.protocol_name.is_some();
+    if version >= 5 && !says_protocol {
+        return refused(ResponseError::InconsistentGroupProtocol);
+    }
     let waiting = {
         let mut state = shared.lock();
         match state.groups.get_mut(request.group_id.as_str()) {

@@ -81,7 +81,7 @@ pub(crate) async fn carry_out(
             positions::for_leader_epoch(&shared.lock(), request).into()
         }
         RequestKind::JoinGroup(request) => groups::join(shared, caller, request).await.into(),
-        RequestKind::SyncGroup(request) => groups::sync(shared, request).await.into(),
+        RequestKind::SyncGroup(request) => groups::sync(shared, request, version).await.into(),
         RequestKind::Heartbeat(request) => groups::heartbeat(&mut shared.lock(), &request).into(),
         RequestKind::LeaveGroup(request) => {
             groups::leave(&mut shared.lock(), request, version).into()

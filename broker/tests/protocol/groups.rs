@@ -27,6 +27,8 @@ pub(crate) struct Member {
     session_ms: i32,
     rebalance_ms: i32,
     protocols: Vec<(&'static str, &'static [u8])>,
+    /// What was chosen.
+    protocol: String,
 }
 
 impl Member {
@@ -40,6 +42,7 @@ impl Member {
             session_ms: 10_000,
             rebalance_ms: 10_000,
             protocols: vec![("cooperative-sticky", b"m")],
+            protocol: String::new(),
         }
     }
 
@@ -86,6 +89,7 @@ impl Member {
         if answer.error_code == 0 {
             self.id = answer.member_id.to_string();
             self.generation = answer.generation_id;
+            self.protocol = answer.protocol_name.clone().unwrap().to_string();
         }
         answer
     }
@@ -101,6 +105,8 @@ impl Member {
             .with_generation_id(self.generation)
             .with_member_id(text(&self.id))
             .with_group_instance_id(self.instance.map(text))
+            .with_protocol_type(Some(text("consumer")))
+            .with_protocol_name(Some(text(&self.protocol)))
             .with_assignments(
                 assignments
                     .iter()
@@ -420,8 +426,13 @@ fn every_version_of_join_and_sync_works() {
         assert_eq!(answer.members.len(), 1);
         member.id = answer.member_id.to_string();
         member.generation = answer.generation_id;
+        member.protocol = answer.protocol_name.unwrap().to_string();
         let id = member.id.clone();
-        let request = member.sync_request(&[(&id, b"all")]);
+        let mut request = member.sync_request(&[(&id, b"all")]);
+        if version < 5 {
+            request.protocol_type = None;
+            request.protocol_name = None;
+        }
         let answer = member.client.call_at(&request, version.min(5));
         assert_eq!(
             (answer.error_code, answer.assignment),
@@ -479,6 +490,20 @@ fn the_first_rebalance_can_wait_for_more_members() {
         ),
         (1, 1)
     );
+}
+
+#[test]
+fn a_sync_must_name_the_protocol_of_its_generation() {
+    let broker = memory();
+    let mut member = Member::new(&broker, "g");
+    member.settle();
+    let inconsistent = code(ResponseError::InconsistentGroupProtocol);
+    let good = member.sync_request(&[]);
+    let wrong = good.clone().with_protocol_name(Some(text("range")));
+    assert_eq!(member.client.call(&wrong).error_code, inconsistent);
+    let silent = good.clone().with_protocol_name(None);
+    assert_eq!(member.client.call(&silent).error_code, inconsistent);
+    assert_eq!(member.client.call(&good).error_code, 0);
 }
 
 #[test]
