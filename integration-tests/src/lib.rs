@@ -1,2 +1,28 @@
-//! What the stories under `tests/` share. No shipped code.
+//! What the stories under `tests/` are told with: a world of real processes around one block, an
+//! app that follows a script, and a judge of its own. No shipped code.
+//!
+//! Nothing in here uses the code under test: records are written and read with rdkafka, ids are
+//! computed anew, and the proxies are the real binaries.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test code that is compiled as a library so that every test binary shares it"
+)]
+
+pub mod app;
+pub mod broker;
+pub mod judge;
+pub mod pod;
+pub mod process;
+pub mod records;
+pub mod wait;
+pub mod world;
+
+pub use app::{App, Asked, Out, Say};
+pub use broker::BrokerKind;
+pub use judge::Verdict;
+pub use records::{Event, Record};
+pub use wait::{patience, wait_until};
+pub use world::World;

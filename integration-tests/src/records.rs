@@ -1,0 +1,399 @@
+//! Writes events and reads topics with librdkafka directly, so that no code under test stands
+//! between a story and the broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use crate::wait::{patience, wait_for};
+
+/// How long one question to the broker may take.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Name and value of a header.
+pub type RecordHeader = (String, Option<Vec<u8>>);
+
+/// An event to write.
+#[derive(Clone, Default, Debug)]
+pub struct Event {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<RecordHeader>,
+    partition: Option<i32>,
+    timestamp_ms: Option<i64>,
+}
+
+impl Event {
+    /// An event of this key.
+    pub fn of(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        Self {
+            key: Some(key.into()),
+            value: Some(value.into()),
+            ..Self::default()
+        }
+    }
+
+    /// An event without a key.
+    pub fn keyless(value: impl Into<Vec<u8>>) -> Self {
+        Self {
+            value: Some(value.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Without a value.
+    pub fn tombstone(key: impl Into<Vec<u8>>) -> Self {
+        Self {
+            key: Some(key.into()),
+            ..Self::default()
+        }
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: Option<&[u8]>) -> Self {
+        self.headers.push((name.into(), value.map(<[u8]>::to_vec)));
+        self
+    }
+
+    /// In this partition.
+    #[must_use]
+    pub fn partition(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// With this timestamp.
+    #[must_use]
+    pub fn timestamp(mut self, ms: i64) -> Self {
+        self.timestamp_ms = Some(ms);
+        self
+    }
+}
+
+/// A record that was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Epoch milliseconds.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers in order.
+    pub headers: Vec<RecordHeader>,
+}
+
+impl Record {
+    fn new(message: &BorrowedMessage<'_>) -> Self {
+        let header =
+            |header: Header<'_, &[u8]>| (header.key.to_owned(), header.value.map(<[u8]>::to_vec));
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message
+                .headers()
+                .into_iter()
+                .flat_map(|all| all.iter().map(header))
+                .collect(),
+        }
+    }
+
+    /// The last value of a header, as text.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let found = self.headers.iter().rev().find(|(n, _)| n == name)?;
+        found
+            .1
+            .as_ref()
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The value as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.value.as_deref().unwrap_or_default()).into_owned()
+    }
+
+    /// The headers that are not Millrace's own.
+    pub fn headers_of_others(&self) -> Vec<RecordHeader> {
+        let others = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !name.starts_with("millrace-"));
+        others.cloned().collect()
+    }
+}
+
+/// A cluster as clients see it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    bootstrap: String,
+}
+
+impl Cluster {
+    /// The one at this address.
+    pub fn at(bootstrap: &str) -> Self {
+        Self {
+            bootstrap: bootstrap.to_owned(),
+        }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("reconnect.backoff.ms", "20")
+            .set("reconnect.backoff.max.ms", "200");
+        config
+    }
+
+    fn consumer(&self, group: &str) -> BaseConsumer {
+        self.config()
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "false")
+            .set("fetch.wait.max.ms", "50")
+            .set("message.max.bytes", "67108864")
+            .set("receive.message.max.bytes", "134217728")
+            .create()
+            .expect("a consumer")
+    }
+
+    /// Creates a topic.
+    pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().expect("an admin");
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let created = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new()));
+        for result in created.expect("the broker answers") {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => panic!("{topic}: {code}"),
+            }
+        }
+        self.partitions(name);
+    }
+
+    /// Its id.
+    pub fn id(&self) -> String {
+        let id = self.consumer("nobody").client().fetch_cluster_id(ANSWER);
+        id.expect("a broker has a cluster id")
+    }
+
+    /// The partitions of a topic, once it is there.
+    pub fn partitions(&self, topic: &str) -> Vec<i32> {
+        let consumer = self.consumer("nobody");
+        wait_for(&format!("topic {topic}"), || partitions(&consumer, topic).filter(|all| !all.is_empty()))
+    }
+
+    /// Whether a topic is there.
+    pub fn has_topic(&self, topic: &str) -> bool {
+        let consumer = self.consumer("nobody");
+        !wait_for("an answer about topics", || partitions(&consumer, topic)).is_empty()
+    }
+
+    /// Everything that a topic holds now, per partition in order of the offsets.
+    pub fn read(&self, topic: &str) -> Vec<Record> {
+        let consumer = self.consumer("nobody");
+        let mut ends = BTreeMap::new();
+        let mut assignment = TopicPartitionList::new();
+        for partition in self.partitions(topic) {
+            let ask = || consumer.fetch_watermarks(topic, partition, ANSWER).ok();
+            let (first, end) = wait_for("the ends of a partition", ask);
+            if first < end {
+                ends.insert(partition, end);
+                assignment
+                    .add_partition_offset(topic, partition, Offset::Offset(first))
+                    .expect("an offset");
+            }
+        }
+        consumer.assign(&assignment).expect("an assignment");
+        let mut records = Vec::new();
+        let deadline = patience();
+        while !ends.is_empty() {
+            assert!(
+                !deadline.is_over(),
+                "{topic} cannot be read to its ends {ends:?}"
+            );
+            let Some(polled) = consumer.poll(Duration::from_millis(100)) else {
+                continue;
+            };
+            // A broker that is away comes back, or the deadline ends this.
+            let Ok(message) = polled else { continue };
+            let record = Record::new(&message);
+            if ends
+                .get(&record.partition)
+                .is_some_and(|end| record.offset + 1 >= *end)
+            {
+                ends.remove(&record.partition);
+            }
+            records.push(record);
+        }
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
+    /// First free offset of each partition.
+    pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+        let consumer = self.consumer("nobody");
+        let end = |partition| {
+            let ask = || consumer.fetch_watermarks(topic, partition, ANSWER).ok();
+            (partition, wait_for("the end of a partition", ask).1)
+        };
+        self.partitions(topic).into_iter().map(end).collect()
+    }
+
+    /// Watches what a group has committed.
+    pub fn commits(&self, group: &str) -> Commits {
+        Commits(self.consumer(group))
+    }
+
+    /// A producer.
+    pub fn writer(&self, topic: &str) -> Writer {
+        let outcome = Outcome::default();
+        let producer = self
+            .config()
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", "60000")
+            .set("message.max.bytes", "67108864")
+            .create_with_context(outcome.clone());
+        Writer {
+            topic: topic.to_owned(),
+            producer: producer.expect("a producer"),
+            outcome,
+        }
+    }
+}
+
+/// The partitions of a topic, none if it does not exist; `None` if the broker does not answer.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER).ok()?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+    Some(found.into_iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect())
+}
+
+/// What a group has committed, asked from outside.
+pub struct Commits(BaseConsumer);
+
+impl std::fmt::Debug for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Commits")
+    }
+}
+
+impl Commits {
+    /// The committed offset of each of these partitions; `None` if the broker does not say.
+    pub fn of(&self, topic: &str, partitions: &[i32]) -> Option<BTreeMap<i32, i64>> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let committed = self
+            .0
+            .committed_offsets(list, Duration::from_secs(2))
+            .ok()?;
+        let offset = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => -1,
+            };
+            (element.partition(), offset)
+        };
+        Some(committed.elements().into_iter().map(offset).collect())
+    }
+}
+
+#[derive(Clone, Default)]
+struct Outcome {
+    stored: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+}
+
+impl ClientContext for Outcome {}
+
+impl ProducerContext for Outcome {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, delivery: &DeliveryResult<'_>, (): ()) {
+        let count = if delivery.is_ok() {
+            &self.stored
+        } else {
+            &self.failed
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Writes events to one topic; each is stored once, or the story fails.
+pub struct Writer {
+    topic: String,
+    producer: ThreadedProducer<Outcome>,
+    outcome: Outcome,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// Enqueues one event.
+    pub fn write(&self, event: &Event) {
+        let mut headers = OwnedHeaders::new();
+        for (name, value) in &event.headers {
+            headers = headers.insert(Header {
+                key: name,
+                value: value.as_deref(),
+            });
+        }
+        let mut record = BaseRecord::<[u8], [u8], ()>::to(&self.topic).headers(headers);
+        record.key = event.key.as_deref();
+        record.payload = event.value.as_deref();
+        record.partition = event.partition;
+        record.timestamp = event.timestamp_ms;
+        let deadline = patience();
+        while let Err((error, back)) = self.producer.send(record) {
+            let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+            assert!(error == full && !deadline.is_over(), "{error}");
+            crate::wait::let_pass(Duration::from_millis(5));
+            record = back;
+        }
+    }
+
+    /// Waits until everything is stored; tells how much.
+    pub fn flush(&self) -> u64 {
+        self.producer
+            .flush(crate::wait::PATIENCE)
+            .expect("the broker takes every event");
+        let failed = self.outcome.failed.load(Ordering::Relaxed);
+        assert_eq!(failed, 0, "events were not stored in {}", self.topic);
+        self.outcome.stored.load(Ordering::Relaxed)
+    }
+}

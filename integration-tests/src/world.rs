@@ -1,0 +1,478 @@
+//! A world around one block, told in product words: a broker, topics, an app, pods.
+//!
+//! Each world has topics, a group, ports and a folder of its own, so that stories run beside
+//! each other on one broker.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering as Memory};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::app::{App, RunningApp};
+use crate::broker::{BrokerKind, RunningBroker, free_port};
+use crate::judge::{Evidence, Ordering, Verdict, judge};
+use crate::pod::Pod;
+use crate::process::{Process, binary};
+use crate::records::{Cluster, Event, Record};
+use crate::wait::{Deadline, let_pass, look_for};
+
+/// How long a world may take until every event is settled.
+const SETTLED: Duration = Duration::from_secs(90);
+
+/// A world that is being described.
+#[derive(Debug)]
+pub struct World {
+    broker: BrokerKind,
+    app: Option<App>,
+    partitions: i32,
+    pods: usize,
+    spec: Value,
+    topics: Vec<&'static str>,
+    topic_config: Vec<(&'static str, &'static str)>,
+}
+
+impl World {
+    /// On the embedded broker, in memory.
+    pub fn embedded() -> Self {
+        Self::on(BrokerKind::Memory)
+    }
+
+    /// On the embedded broker, in files.
+    pub fn embedded_in_files() -> Self {
+        Self::on(BrokerKind::Files)
+    }
+
+    /// On this broker.
+    pub fn on(broker: BrokerKind) -> Self {
+        Self {
+            broker,
+            app: None,
+            partitions: 2,
+            pods: 1,
+            spec: json!({
+                "topics": {"create": "Missing"},
+                // Stories wait for commits.
+                "delivery": {"commitInterval": "100ms"},
+                "app": {"shadow": "Safe"},
+            }),
+            topics: vec!["in"],
+            topic_config: Vec::new(),
+        }
+    }
+
+    /// With this app; without one, a separate process that echoes is the app.
+    #[must_use]
+    pub fn app(mut self, app: App) -> Self {
+        self.app = Some(app);
+        self
+    }
+
+    /// With so many partitions in the input topic.
+    #[must_use]
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.partitions = partitions;
+        self
+    }
+
+    /// With so many pods.
+    #[must_use]
+    pub fn pods(mut self, pods: usize) -> Self {
+        self.pods = pods;
+        self
+    }
+
+    /// The app is asked about several events at once.
+    #[must_use]
+    pub fn batch(self) -> Self {
+        self.set("app.contract.request", "Batch")
+    }
+
+    /// With a key of the block document, as `delivery.window`.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        let mut node = &mut self.spec;
+        for part in key.split('.') {
+            node = &mut node[part];
+        }
+        *node = value.into();
+        self
+    }
+
+    /// With the shortest times that obey R4, for stories that wait for a session to end.
+    #[must_use]
+    pub fn short_sessions(self) -> Self {
+        self.set("delivery.sessionTimeout", "6s")
+            .set("delivery.lease", "500ms")
+            .set("delivery.messageTimeout", "500ms")
+    }
+
+    /// Nobody creates the topics.
+    #[must_use]
+    pub fn without_topics(mut self) -> Self {
+        self.topics.clear();
+        self.set("topics.create", "Never")
+    }
+
+    /// The result topic is there before the start, with this configuration.
+    #[must_use]
+    pub fn result_topic(mut self, config: &[(&'static str, &'static str)]) -> Self {
+        self.topics.push("out");
+        self.topic_config = config.to_vec();
+        self
+    }
+
+    /// Writes everything down and starts broker and app, but no pod.
+    pub fn prepare(self) -> Running {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "s{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Memory::Relaxed)
+        );
+        let folder = tempfile::Builder::new()
+            .prefix("millrace-")
+            .tempdir()
+            .expect("a folder");
+        let broker = RunningBroker::start(&self.broker, folder.path());
+        let cluster = Cluster::at(&broker.bootstrap);
+        let topic = |part: &str| format!("{name}-{part}");
+        for part in &self.topics {
+            let config: &[(&str, &str)] = if *part == "out" {
+                &self.topic_config
+            } else {
+                &[]
+            };
+            cluster.create_topic(&topic(part), self.partitions, config);
+        }
+        let app = self.app.map(App::start);
+        let app_process = app.is_none().then(|| echo_process(&folder));
+        let port = match (&app, &app_process) {
+            (Some(app), _) => app.port,
+            (None, Some((_, port))) => *port,
+            (None, None) => unreachable!("one of the two"),
+        };
+        let mut spec = self.spec;
+        spec["identity"] = format!("tests/stories/{name}").into();
+        spec["connections"] =
+            json!({"main": {"kafka": {"bootstrap": [broker.bootstrap], "tls": "Off"}}});
+        spec["topics"]["partitions"] = self.partitions.into();
+        spec["app"]["port"] = port.into();
+        let input = json!({"connection": "main", "topics": [topic("in")], "startAt": "Earliest"});
+        let output =
+            json!({"connection": "main", "topic": topic("out"), "deadLetter": topic("dlq")});
+        merge(&mut spec["input"]["kafka"], input);
+        merge(&mut spec["output"]["kafka"], output);
+        let ordering = match spec["delivery"]["ordering"].as_str() {
+            None | Some("Key") => Ordering::Key,
+            Some("Partition") => Ordering::Partition,
+            Some(_) => Ordering::None,
+        };
+        let pods = (0..self.pods).map(|number| Pod::new(number, spec.clone(), folder.path()));
+        Running {
+            pods: pods.collect(),
+            app,
+            app_process: app_process.map(|(process, _)| process),
+            window: spec["delivery"]["window"].as_i64().unwrap_or(5_000),
+            group: format!("millrace.tests/stories/{name}.{}", crate::pod::RELEASE),
+            broker,
+            cluster,
+            ordering,
+            name,
+            partitions: self.partitions,
+            folder,
+        }
+    }
+
+    /// Starts everything.
+    pub fn start(self) -> Running {
+        let mut running = self.prepare();
+        for pod in &mut running.pods {
+            pod.start();
+        }
+        running
+    }
+}
+
+/// Adds the members of `more` to an object that may not be there yet.
+fn merge(into: &mut Value, more: Value) {
+    let Value::Object(more) = more else { return };
+    for (name, value) in more {
+        into[name] = value;
+    }
+}
+
+/// An app that can be killed with signal 9, because it is a process.
+fn echo_process(folder: &TempDir) -> (Process, u16) {
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let arguments = ["echo-app", "--listen", &listen];
+    let mut process = Process::new("app", binary("millrace"), &arguments, folder.path());
+    process.start();
+    (process, port)
+}
+
+/// A world that runs.
+#[derive(Debug)]
+pub struct Running {
+    // Dropped in this order: proxies first, the folder with their logs last.
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    app: Option<RunningApp>,
+    app_process: Option<Process>,
+    /// Its broker.
+    pub broker: RunningBroker,
+    /// The broker as clients see it.
+    pub cluster: Cluster,
+    ordering: Ordering,
+    window: i64,
+    name: String,
+    group: String,
+    partitions: i32,
+    folder: TempDir,
+}
+
+impl Running {
+    /// The scripted app.
+    pub fn app(&self) -> &RunningApp {
+        self.app.as_ref().expect("an app that follows a script")
+    }
+
+    /// The app that is a process.
+    pub fn app_process(&mut self) -> &mut Process {
+        self.app_process.as_mut().expect("an app that is a process")
+    }
+
+    /// The input proxy of the only pod.
+    pub fn input(&mut self) -> &mut Process {
+        &mut self.pods[0].input
+    }
+
+    /// The output proxy of the only pod.
+    pub fn output(&mut self) -> &mut Process {
+        &mut self.pods[0].output
+    }
+
+    /// Name of the topic that is called `in`, `out` or `dlq`.
+    pub fn topic(&self, part: &str) -> String {
+        format!("{}-{part}", self.name)
+    }
+
+    /// The consumer group of the release.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Sends events and waits until the broker has them.
+    pub fn send(&self, events: impl IntoIterator<Item = Event>) {
+        let writer = self.cluster.writer(&self.topic("in"));
+        let mut sent = 0;
+        for event in events {
+            writer.write(&event);
+            sent += 1;
+        }
+        assert_eq!(writer.flush(), sent);
+    }
+
+    /// Sends the numbers below `count`, spread over so many keys.
+    pub fn send_numbers(&self, count: usize, keys: usize) {
+        self.send((0..count).map(|n| Event::of(format!("key-{}", n % keys), n.to_string())));
+    }
+
+    /// Starts to send numbers at this pace, until told to stop.
+    pub fn load(&self, per_second: u32, keys: u32) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let writer = self.cluster.writer(&self.topic("in"));
+        let sending = std::thread::spawn(move || {
+            let began = Deadline::after(Duration::ZERO);
+            let mut sent: u32 = 0;
+            while !stopped.load(Memory::Relaxed) {
+                let due = began.elapsed().as_secs_f64() * f64::from(per_second);
+                while f64::from(sent) < due {
+                    let key = format!("key-{}", sent % keys);
+                    writer.write(&Event::of(key, sent.to_string()));
+                    sent += 1;
+                }
+                // The pace of the load.
+                let_pass(Duration::from_millis(5));
+            }
+            assert_eq!(writer.flush(), u64::from(sent));
+            sent
+        });
+        Load {
+            stop,
+            sending: Some(sending),
+        }
+    }
+
+    /// Waits until every event is settled: the committed positions are the ends of the logs.
+    pub fn settles(&self) {
+        let topic = self.topic("in");
+        let partitions: Vec<i32> = (0..self.partitions).collect();
+        let commits = self.cluster.commits(&self.group);
+        let ends = self.cluster.ends(&topic);
+        let mut committed = None;
+        let settled = look_for(SETTLED, || {
+            committed = commits.of(&topic, &partitions);
+            let all = committed.as_ref()?;
+            let done = ends
+                .iter()
+                .all(|(p, end)| *end == 0 || all.get(p) == Some(end));
+            done.then_some(())
+        });
+        let state = || {
+            self.pods
+                .iter()
+                .map(|pod| format!("{:#}", pod.state()))
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            settled.is_some(),
+            "not settled within {} s: committed {committed:?} of {ends:?}\n{}",
+            SETTLED.as_secs(),
+            state().join("\n")
+        );
+    }
+
+    /// The events as they stand in the input topic.
+    pub fn events(&self) -> Vec<Record> {
+        self.cluster.read(&self.topic("in"))
+    }
+
+    /// The results so far.
+    pub fn results(&self) -> Vec<Record> {
+        self.cluster.read(&self.topic("out"))
+    }
+
+    /// The values of the results with this key, in order.
+    pub fn results_of(&self, key: &str) -> Vec<String> {
+        let results = self.results();
+        let of_key = |r: &&Record| r.key.as_deref() == Some(key.as_bytes());
+        results.iter().filter(of_key).map(Record::text).collect()
+    }
+
+    /// The dead letters so far.
+    pub fn dead_letters(&self) -> Vec<Record> {
+        let topic = self.topic("dlq");
+        if self.cluster.has_topic(&topic) {
+            self.cluster.read(&topic)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Waits until there are so many results.
+    pub fn has_results(&self, count: usize) {
+        let topic = self.topic("out");
+        let count = i64::try_from(count).expect("a small number");
+        crate::wait::wait_until(&format!("{count} results"), || {
+            self.cluster.has_topic(&topic)
+                && self.cluster.ends(&topic).values().sum::<i64>() >= count
+        });
+    }
+
+    /// What this world's own judge says.
+    pub fn verdict(&self) -> Verdict {
+        let evidence = Evidence {
+            cluster: self.cluster.id(),
+            topic: self.topic("in"),
+            events: self.events(),
+            results: self.results(),
+            dead_letters: self.dead_letters(),
+        };
+        judge(&evidence, self.ordering)
+    }
+
+    /// Waits until everything is settled; then every event has a result or a dead letter, once,
+    /// in order. `millrace audit` agrees.
+    pub fn assert_each_event_answered_once(&self) -> Verdict {
+        self.settles();
+        let verdict = self.verdict();
+        assert_eq!(verdict.repeats, 0, "{verdict:?}");
+        self.assert_sound(&verdict, &["--no-filter"]);
+        assert!(verdict.unanswered.is_empty(), "{verdict:?}");
+        verdict
+    }
+
+    /// The same, but the app filtered exactly so many events.
+    pub fn assert_answered_once_but(&self, filtered: usize) -> Verdict {
+        self.settles();
+        let verdict = self.verdict();
+        assert_eq!(verdict.repeats, 0, "{verdict:?}");
+        assert_eq!(verdict.unanswered.len(), filtered, "{verdict:?}");
+        self.assert_sound(&verdict, &["--filtered", &filtered.to_string()]);
+        verdict
+    }
+
+    /// The same after something broke: nothing is lost or out of order; repeats have equal ids
+    /// and lie within the window.
+    pub fn assert_nothing_lost(&self) -> Verdict {
+        self.settles();
+        let verdict = self.verdict();
+        assert!(verdict.unanswered.is_empty(), "lost: {verdict:?}");
+        assert!(verdict.furthest_repeat < self.window, "{verdict:?}");
+        self.assert_sound(&verdict, &["--no-filter", "--allow-duplicates"]);
+        verdict
+    }
+
+    fn assert_sound(&self, verdict: &Verdict, options: &[&str]) {
+        assert!(verdict.out_of_order.is_empty(), "{verdict:?}");
+        assert!(verdict.unexplained.is_empty(), "{verdict:?}");
+        let (code, report) = self.audit(options);
+        let count =
+            |name: &str| usize::try_from(report[name].as_u64().expect("a count")).expect("small");
+        let agrees = count("events") == verdict.events
+            && count("answered") == verdict.answered
+            && count("dead_lettered") == verdict.dead_lettered
+            && count("lost") + count("filtered") + count("pending") == verdict.unanswered.len()
+            && count("duplicated") == verdict.repeats
+            && count("out_of_order") == verdict.out_of_order.len()
+            && count("wrong_id") + count("unknown_event") == verdict.unexplained.len();
+        assert!(agrees, "audit and judge disagree\n{report:#}\n{verdict:?}");
+        assert_eq!(code, 0, "{report:#}\n{verdict:?}");
+    }
+
+    /// `millrace audit BLOCK -o json`: exit code and report.
+    pub fn audit(&self, options: &[&str]) -> (i32, Value) {
+        let document = self.pods[0].document.display().to_string();
+        let output = Command::new(binary("millrace"))
+            .args(["audit", &document, "-o", "json"])
+            .args(options)
+            .output()
+            .expect("millrace audit runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let report =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+        (output.status.code().unwrap_or(-1), report)
+    }
+}
+
+/// Events that keep coming.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    sending: Option<std::thread::JoinHandle<u32>>,
+}
+
+impl Load {
+    /// Ends it; every event is stored. Tells how many there were.
+    pub fn stop(mut self) -> u32 {
+        self.stop.store(true, Memory::Relaxed);
+        let sending = self.sending.take().expect("it is stopped once");
+        sending.join().expect("the load is stored")
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Memory::Relaxed);
+    }
+}
