@@ -23,6 +23,12 @@ build: ## the binaries, in target/debug: millrace, millrace-input, millrace-outp
 	@$(bed)/prerequisites.sh build
 	cargo build -p millrace-cli -p millrace-input -p millrace-output
 
+.PHONY: demo
+demo: ## a scikit-learn model answers 20,000 real events, and the audit proves it; KEEP=1 goes on
+	@$(bed)/prerequisites.sh demo
+	cargo build -p millrace-cli -p millrace-input -p millrace-output
+	@$(bin)/millrace demo app-template/python-sklearn/block.yaml $(if $(KEEP),--keep)
+
 .PHONY: test
 test: ## everything: lints, unit tests, laws, simulation, conformance, stories, real Kafka
 	@$(bed)/tiers.sh $(TIERS)

@@ -18,6 +18,7 @@ pub mod bench;
 pub mod broker;
 pub mod check;
 pub mod check_app;
+pub mod demo;
 pub mod dev;
 pub mod dlq;
 pub mod echo_app;
@@ -50,6 +51,7 @@ pub struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Command {
     Dev(dev::Arguments),
+    Demo(demo::Arguments),
     Broker(broker::Arguments),
     Send(send::Arguments),
     Tail(tail::Arguments),
@@ -66,6 +68,7 @@ enum Command {
 pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending> {
     match arguments.command {
         Command::Dev(arguments) => dev::run(arguments, screen).await,
+        Command::Demo(arguments) => demo::run(arguments, screen).await,
         Command::Broker(arguments) => broker::run(arguments, screen).await,
         Command::Send(arguments) => send::run(arguments, screen).await,
         Command::Tail(arguments) => tail::run(arguments, screen).await,

@@ -79,7 +79,7 @@ impl Console {
 
     /// A line of the command itself; always shown.
     pub fn say(&self, text: &str) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.write(self.terminal, &format!("{text}\n"));
     }
 
@@ -166,11 +166,11 @@ impl Visit for Text {
 
 impl Text {
     fn put(&mut self, field: &Field, value: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        drop(if field.name() == "message" {
+        let written = if field.name() == "message" {
             write!(self.message, "{value}")
         } else {
             write!(self.fields, " {}={value}", field.name())
-        });
+        };
+        written.expect("writing to a String cannot fail");
     }
 }

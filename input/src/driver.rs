@@ -149,13 +149,13 @@ impl<S: Source, W: Watch> Driver<S, W> {
                 if reachable {
                     info!("the brokers can be reached");
                 } else {
-                    warn!(%message, "the brokers cannot be reached, trying on");
+                    warn!(error = %message, "the brokers cannot be reached, trying on");
                 }
                 self.watch.brokers(reachable, &message);
                 return None;
             }
             Happening::Misconfigured(message) => {
-                error!(%message, "the input cannot work until this is changed; trying on");
+                error!(error = %message, "the input cannot work until this is changed; trying on");
                 self.watch.brokers(false, &message);
                 return None;
             }
@@ -227,15 +227,15 @@ fn report(fact: &Fact) {
             message,
         } => warn!(state, cause, last_failure = %message, "breaker"),
         Fact::AppUnreachable { message } => {
-            warn!(%message, "the app cannot be reached, asking its health every second")
+            warn!(error = %message, "the app cannot be reached, asking its health every second")
         }
         Fact::AppReachable => info!("the app is back"),
         Fact::CommitsFail { times, message } => {
-            error!(times, %message, "commits are refused again and again")
+            error!(times, error = %message, "commits are refused again and again")
         }
         Fact::Rejoining { reason } => warn!(%reason, "leaving the group to join it anew"),
         Fact::StoreFailed { partition, message } => {
-            warn!(%partition, %message, "results were not stored, sending them again")
+            warn!(%partition, error = %message, "results were not stored, sending them again")
         }
         Fact::DeadLettered {
             partition,

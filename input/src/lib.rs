@@ -287,7 +287,7 @@ impl Work<'_> {
         while let Err(message) = app.healthy().await {
             self.wait("the app");
             if said.worth_saying(&message) {
-                warn!(port = config.app_port, health = %block.app.health, %message, "waiting for the app to become healthy");
+                warn!(port = config.app_port, health = %block.app.health, error = %message, "waiting for the app to become healthy");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -315,7 +315,7 @@ impl Work<'_> {
                     self.wait(whom);
                     let message = chain(&error).to_string();
                     if said.worth_saying(&message) {
-                        warn!(%message, bootstrap = ?self.kafka.bootstrap, "waiting for {whom}");
+                        warn!(error = %message, bootstrap = ?self.kafka.bootstrap, "waiting for {whom}");
                     }
                 }
             }
@@ -379,7 +379,7 @@ impl Work<'_> {
                 self.wait(brokers);
                 let message = chain(&error).to_string();
                 if said.worth_saying(&message) {
-                    warn!(%message, "seeding again");
+                    warn!(error = %message, "seeding again");
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }

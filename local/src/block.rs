@@ -94,6 +94,7 @@ pub struct Laptop {
     input: Part,
     output: Part,
     app: Supervised,
+    python: Option<PathBuf>,
     broker: Option<Broker>,
     sockets: PathBuf,
     address_file: PathBuf,
@@ -174,7 +175,8 @@ impl Laptop {
         if let Some(bootstrap) = &bootstrap {
             std::fs::write(&address_file, bootstrap).map_err(|source| folder_error(&address_file, source))?;
         }
-        let app = app(&block, &folders, &environment, &release, &addresses, &lines).await?;
+        let python = venv(&block, &folders, &environment, &lines).await?;
+        let app = app(&block, &folders, &environment, &release, &addresses, python.as_deref(), &lines).await?;
         let proxies = Proxies {
             block: &block,
             document: &path,
@@ -195,6 +197,7 @@ impl Laptop {
             input,
             output,
             app,
+            python: python.map(|venv| venv.join("bin/python")),
             broker,
             sockets,
             address_file,
@@ -214,6 +217,11 @@ impl Laptop {
     /// The release that answers.
     pub fn release(&self) -> &ReleaseId {
         &self.release
+    }
+
+    /// The interpreter of the app's virtual environment, if it has one.
+    pub fn python(&self) -> Option<&Path> {
+        self.python.as_deref()
     }
 
     /// The embedded broker, if the block has one.
@@ -358,13 +366,38 @@ fn start_broker(options: &Options, block: &Block, folders: &Folders) -> Result<B
     Ok(Broker::start(broker)?)
 }
 
-/// Starts the app: its virtual environment if it wants one, then its command.
+/// Makes the app's virtual environment, if it wants one.
+async fn venv(
+    block: &Block,
+    folders: &Folders,
+    environment: &Environment,
+    lines: &mpsc::Sender<Line>,
+) -> Result<Option<PathBuf>, Error> {
+    let local = block.app.local.as_ref().expect("checked: a laptop needs app.local");
+    let Some(requirements) = &local.python_requirements else {
+        return Ok(None);
+    };
+    let requirements = folders.home.join(&local.directory).join(requirements);
+    let python = environment.get("MILLRACE_PYTHON").map_or("python3", String::as_str);
+    let say = |text| {
+        let line = Line {
+            component: "app",
+            text,
+        };
+        // A line of pip that nobody can take right now is no loss.
+        let _lost = lines.try_send(line);
+    };
+    Ok(Some(python::prepare(python, &requirements, &folders.own, say).await?))
+}
+
+/// Starts the app.
 async fn app(
     block: &Block,
     folders: &Folders,
     environment: &Environment,
     release: &ReleaseId,
     addresses: &Addresses,
+    venv: Option<&Path>,
     lines: &mpsc::Sender<Line>,
 ) -> Result<Supervised, Error> {
     let local = block.app.local.as_ref().expect("checked: a laptop needs app.local");
@@ -376,17 +409,7 @@ async fn app(
         ("MILLRACE_RELEASE".to_owned(), release.as_str().to_owned()),
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
     ];
-    if let Some(requirements) = &local.python_requirements {
-        let python = environment.get("MILLRACE_PYTHON").map_or("python3", String::as_str);
-        let say = |text| {
-            let line = Line {
-                component: "app",
-                text,
-            };
-            // A line of pip that nobody can take right now is no loss.
-            let _lost = lines.try_send(line);
-        };
-        let venv = python::prepare(python, &directory.join(requirements), &folders.own, say).await?;
+    if let Some(venv) = venv {
         if let Some(program) = command.first_mut().filter(|p| *p == "python" || *p == "python3") {
             *program = venv.join("bin/python").display().to_string();
         }
