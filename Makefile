@@ -24,9 +24,8 @@ build: ## the binaries, in target/debug: millrace, millrace-input, millrace-outp
 	cargo build -p millrace-cli -p millrace-input -p millrace-output
 
 .PHONY: demo
-demo: ## a scikit-learn model answers 20,000 real events, and the audit proves it; KEEP=1 goes on
-	@$(bed)/prerequisites.sh demo
-	cargo build -p millrace-cli -p millrace-input -p millrace-output
+demo: build ## a scikit-learn model answers 20,000 real events, and the audit proves it; KEEP=1 goes on
+	@$(bed)/prerequisites.sh python
 	@$(bin)/millrace demo app-template/python-sklearn/block.yaml $(if $(KEEP),--keep)
 
 .PHONY: test
@@ -40,6 +39,10 @@ check: ## formatting and clippy, warnings are errors
 .PHONY: test-kafka
 test-kafka: ## conformance and stories on a real Apache Kafka (needs Java and Maven, or installs them)
 	@CI=1 $(bed)/tiers.sh kafka
+
+.PHONY: bench
+bench: build ## events per second beside a plain copy and the app's own ceiling; kept in bench/results/
+	@$(bin)/millrace bench
 
 # How many seeds `make sim` tries; a failing one is written to sim/regressions/.
 SEEDS ?= 10000
