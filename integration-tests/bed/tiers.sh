@@ -60,7 +60,7 @@ tier_local() { run_tests millrace-local millrace-cli; }
 tier_app-template() { make -C app-template/python-sklearn test PYTHON="${MILLRACE_PYTHON:-python3}"; }
 tier_stories() { run_tests millrace-integration-tests; }
 
-# The tests that want a real broker find it in the environment.
+# Test files named `*_kafka.rs` want a real broker, which they find in the environment.
 tier_kafka() {
     if ! "$bed/prerequisites.sh" kafka; then
         [[ -z ${CI:-} ]] || return 1
@@ -71,16 +71,18 @@ tier_kafka() {
     "$bed/kafka.sh" wipe
     local addresses; addresses=$("$bed/kafka.sh" start) || return
     local line; while read -r line; do export "${line?}"; done <<<"$addresses"
-    run_tests millrace-connectors millrace-integration-tests
+    broker=kafka run_tests millrace-connectors millrace-integration-tests
 }
 
 # Runs the test binaries of the named packages, each in its package's folder; all of them, also
 # when one fails.
 run_tests() {
-    local failed=0 package folder target path status wanted
+    local failed=0 package folder target path status wanted needs
     for wanted in "$@"; do
         while IFS=$'\t' read -r package folder target path; do
-            [[ $package == "$wanted" ]] || continue
+            needs=embedded
+            [[ $target != *_kafka ]] || needs=kafka
+            [[ $package == "$wanted" && $needs == "${broker:-embedded}" ]] || continue
             echo "== $package, $target"
             (cd "$folder" && CARGO_MANIFEST_DIR=$folder \
                 timeout -k 10 "$binary_seconds_max" "$path" --show-output </dev/null)
