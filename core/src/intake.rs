@@ -199,17 +199,17 @@ impl Intake {
 
     /// The earliest moment at which time alone changes something.
     fn earliest(&self, now: Time) -> Option<Time> {
-        let retry = self.retries.peek().map(|Reverse((at, _))| *at);
+        let retry = self.retries.peek().map(|Reverse((at, _))| *at).filter(|_| self.drain.is_none());
         let drain = self.drain.as_ref().filter(|d| !d.stopped).map(|d| d.deadline.boot);
         [
             retry,
             drain,
             self.next_dispatch(now),
             self.next_question(),
-            self.next_publish(),
+            self.next_publish(now),
             self.next_commit(),
             self.next_read(),
-            self.revocation.as_ref().and_then(commits::Revocation::wake),
+            self.next_revocation(),
         ]
         .into_iter()
         .flatten()

@@ -4,6 +4,7 @@
 //! Invariant: what stood behind an event that comes again stays behind it (A-B4).
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use super::io::{CallId, Effect, Fact};
 use super::tenure::{Answer, EventRef, Letter, Place, Shortened, TenureId};
@@ -19,6 +20,9 @@ use crate::time::Time;
 
 /// The connection may die this often with an event at the app before it goes alone (D-B6).
 const CRASHES_BEFORE_SUSPICION: u8 = 2;
+
+/// An event that a storm keeps from being dead-lettered is looked at again after this long.
+const HELD_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an event's answer means for its lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,9 +61,7 @@ impl Intake {
                 self.settle(items, now, effects);
             }
             Outcome::TooLarge(_) if open.events.len() > 1 => {
-                let middle = open.events.len() / 2;
-                self.halves.push_back(open.events[..middle].to_vec());
-                self.halves.push_back(open.events[middle..].to_vec());
+                self.halve(&open.events);
             }
             Outcome::Failed(failure) | Outcome::TooLarge(failure) => {
                 let items = open.events.iter().map(|event| (*event, Item::Failed(failure.clone())));
@@ -70,6 +72,36 @@ impl Intake {
                     self.put_back(*event, now);
                 }
             }
+        }
+    }
+
+    /// Sends a call that was too large again in two parts (A-B2). What stands behind an event of
+    /// the first part in its lane waits for it: both parts may be at the app at once (D-L2).
+    fn halve(&mut self, events: &[EventRef]) {
+        let (first, second) = events.split_at(events.len() / 2);
+        let mut lanes = Vec::new();
+        for event in first {
+            if let Some(lane) = self.work(*event).map(|work| work.lane)
+                && lane != LaneId::NONE
+            {
+                lanes.push((event.tenure, lane));
+            }
+        }
+        let mut rest = Vec::new();
+        let mut behind = Vec::new();
+        for event in second {
+            match self.work(*event).map(|work| work.lane) {
+                Some(lane) if lanes.contains(&(event.tenure, lane)) => behind.push(*event),
+                Some(_) => rest.push(*event),
+                None => {}
+            }
+        }
+        for event in behind.into_iter().rev() {
+            self.put_behind(event);
+        }
+        self.halves.push_back(first.to_vec());
+        if !rest.is_empty() {
+            self.halves.push_back(rest);
         }
     }
 
@@ -292,7 +324,13 @@ impl Intake {
         let lane = self.work(event).expect("its lane just gave it").lane;
         match self.dead_letter(event, letter, now, effects) {
             Next::Gone => self.go_on(event.tenure, lane),
-            Next::Later | Next::AtOnce => self.put_back(event, now),
+            // A storm holds it. It is no use as a probe, because the app never sees it.
+            Next::Later | Next::AtOnce => {
+                if let Some(work) = self.work(event) {
+                    work.place = Place::Backoff;
+                }
+                self.retries.push(Reverse((now.boot + HELD_AGAIN, event)));
+            }
         }
     }
 

@@ -66,7 +66,7 @@ enum Step {
 }
 
 impl Revocation {
-    pub(super) fn wake(&self) -> Option<Duration> {
+    fn wake(&self) -> Option<Duration> {
         match &self.step {
             Step::Draining => Some(self.deadline.boot),
             Step::Committing(_) => None,
@@ -105,7 +105,7 @@ impl Intake {
         let Some(renewal) = tenure.lease.renewal_due() else {
             return Some(Duration::ZERO);
         };
-        let stuck = tenure.beyond_window && tenure.ledger.watermark() > tenure.committed;
+        let stuck = !tenure.beyond_window.is_empty() && tenure.ledger.watermark() > tenure.committed;
         let many = tenure.since_commit >= self.settings.commit_records;
         if stuck || many {
             return Some(Duration::ZERO);
@@ -212,7 +212,7 @@ impl Intake {
             tenure.committed = *position;
             tenure.since_commit = tenure.since_commit.saturating_sub(*covered);
             tenure.commit_failures = 0;
-            tenure.beyond_window = false;
+            tenure.enter_window();
             if tenure.is_live() {
                 tenure.lease.renew(open.sent);
                 tenure.lease_generation = open.generation;
@@ -249,11 +249,18 @@ impl Intake {
         for id in &tenures {
             let tenure = self.tenures.get_mut(id).expect("by_partition names tenures");
             tenure.lease.clear();
-            if let Phase::Live { token, topic } = &tenure.phase {
-                tenure.phase = Phase::Revoking {
-                    token: token.clone(),
-                    topic: *topic,
-                };
+            match &tenure.phase {
+                Phase::Live { token, topic } => {
+                    tenure.phase = Phase::Revoking {
+                        token: token.clone(),
+                        topic: *topic,
+                    };
+                }
+                // Nothing was taken: what is still read about them comes too late.
+                Phase::Reading { .. } | Phase::Halted { .. } => {
+                    self.close(*id, |counters, n| counters.stale_revoked += n);
+                }
+                Phase::DataLost | Phase::Revoking { .. } => {}
             }
         }
         self.stop_producing(partitions.clone(), effects);
@@ -267,6 +274,14 @@ impl Intake {
             deadline: now.plus(self.settings.drain_revoke),
             step: Step::Draining,
         });
+    }
+
+    /// When time alone moves the revocation on; an open commit has to end first.
+    pub(super) fn next_revocation(&self) -> Option<Duration> {
+        if self.rejoining || self.commits.open.is_some() {
+            return None;
+        }
+        self.revocation.as_ref()?.wake()
     }
 
     /// Steps (b) to (e) of D-G4.

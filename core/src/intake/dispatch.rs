@@ -91,11 +91,8 @@ impl Intake {
             self.suspects.remove(&event);
             return Some(vec![event]);
         }
-        while let Some(half) = self.halves.pop_front() {
-            let half: Vec<_> = half.into_iter().filter(|e| self.work(*e).is_some()).collect();
-            if !half.is_empty() {
-                return Some(half);
-            }
+        if let Some(half) = self.next_half(now) {
+            return Some(half);
         }
         let since = self.waiting_since?;
         let cut = batcher::cut(&self.settings.batch, self.waiting(since), now);
@@ -112,6 +109,21 @@ impl Intake {
         (!draft.events.is_empty()).then_some(draft.events)
     }
 
+    /// The next half of a call that was too large, without the events of partitions that are
+    /// not held any more. Halves whose partitions wait for a lease stay.
+    fn next_half(&mut self, now: Time) -> Option<Vec<EventRef>> {
+        for _ in 0..self.halves.len() {
+            let mut half = self.halves.pop_front()?;
+            half.retain(|event| self.tenures.get(&event.tenure).is_some_and(super::Tenure::is_live));
+            if half.iter().any(|event| !self.may_send(event.tenure, now)) {
+                self.halves.push_back(half);
+            } else if !half.is_empty() {
+                return Some(half);
+            }
+        }
+        None
+    }
+
     fn waiting(&self, since: Time) -> Waiting {
         Waiting {
             events: self.sendable(),
@@ -124,7 +136,7 @@ impl Intake {
     fn sendable(&self) -> usize {
         self.tenures
             .values()
-            .filter(|tenure| tenure.is_live() && !tenure.beyond_window)
+            .filter(|tenure| tenure.is_live())
             .map(|tenure| tenure.lanes.ready())
             .sum()
     }
@@ -175,18 +187,26 @@ impl Intake {
         effects: &mut Vec<Effect>,
     ) -> bool {
         let tenure = self.tenures.get_mut(&id).expect("the caller iterates over tenures");
-        if tenure.beyond_window {
-            return false;
-        }
         let Some((lane, first)) = tenure.lanes.take() else {
             return false;
         };
         match self.admit(EventRef { tenure: id, number: first }, draft, now) {
             Admission::Taken => {}
-            Admission::Refused => {
+            Admission::Full => {
                 let tenure = self.tenures.get_mut(&id).expect("it was just there");
                 tenure.lanes.put_back(lane, first);
                 return false;
+            }
+            // The next ones may stand below the window: a commit lets this one go on.
+            Admission::Beyond => {
+                let tenure = self.tenures.get_mut(&id).expect("it was just there");
+                tenure.beyond_window.push((lane, first));
+                return true;
+            }
+            Admission::Blocked => {
+                let tenure = self.tenures.get_mut(&id).expect("it was just there");
+                tenure.ledger.get_mut(first).expect("lanes hold events in flight").place = Place::Blocked;
+                return true;
             }
             Admission::Dead(letter) => {
                 self.dead_letter_unsent(EventRef { tenure: id, number: first }, letter, now, effects);
@@ -210,7 +230,7 @@ impl Intake {
             match self.admit(EventRef { tenure: id, number }, draft, now) {
                 Admission::Taken => taken += 1,
                 // It is decided when its turn comes as the first of its lane.
-                Admission::Refused | Admission::Dead(_) => {
+                Admission::Full | Admission::Beyond | Admission::Blocked | Admission::Dead(_) => {
                     let tenure = self.tenures.get_mut(&id).expect("it was just there");
                     tenure.lanes.queue_front(lane, number);
                     break;
@@ -229,14 +249,13 @@ impl Intake {
         let work = tenure.ledger.get_mut(event.number).expect("lanes hold events in flight");
         let bytes = work.event.bytes();
         if limit.is_some_and(|limit| work.event.position() >= limit) {
-            tenure.beyond_window = true;
-            return Admission::Refused;
+            return Admission::Beyond;
         }
         if !draft.events.is_empty() && draft.bytes + bytes > batch.bytes_max {
             draft.bytes = batch.bytes_max;
-            return Admission::Refused;
+            return Admission::Full;
         }
-        if let Some(reason) = work.skip.take() {
+        if let Some(reason) = work.skip.clone() {
             return Admission::Dead(Letter::of(Reason::Permanent, Stage::Input, "SKIPPED", reason));
         }
         if EventRef::expired(work, self.settings.ttl, now) {
@@ -246,8 +265,7 @@ impl Intake {
         let size = work.event.value().map_or(0, <[u8]>::len);
         if size > self.settings.request_bytes_max {
             if self.settings.retry.oversized == Oversized::Block {
-                work.place = Place::Blocked;
-                return Admission::Taken;
+                return Admission::Blocked;
             }
             let message = format!(
                 "the value has {size} bytes, app.maxRequestBytes allows {}",
@@ -349,8 +367,12 @@ impl Intake {
 /// Whether an event joins a call.
 enum Admission {
     Taken,
-    /// The call is full or the window is reached: it stays in its lane.
-    Refused,
+    /// The call is full: it stays in its lane.
+    Full,
+    /// The window is reached: it waits for a commit.
+    Beyond,
+    /// It holds its lane until an operator acts.
+    Blocked,
     /// It never goes to the app.
     Dead(Letter),
 }

@@ -112,6 +112,8 @@ impl Intake {
                     token: start.token,
                     topic: start.topic,
                 };
+                // The client starts to hand over events at once.
+                tenure.paused = None;
                 effects.push(Effect::Assign(vec![(partition.clone(), start.position)]));
                 effects.push(Effect::Report(Fact::Started {
                     partition: partition.clone(),

@@ -136,10 +136,15 @@ impl Intake {
         }
     }
 
-    pub(super) fn next_publish(&self) -> Option<Duration> {
+    pub(super) fn next_publish(&self, now: Time) -> Option<Duration> {
+        if !self.link.up || self.link.credit == 0 {
+            return None;
+        }
+        let lease_needed = self.settings.rules.hold(Rule::Lease);
         self.tenures
             .values()
-            .filter(|tenure| tenure.has_unsent())
+            .filter(|tenure| tenure.has_unsent() && tenure.is_live())
+            .filter(|tenure| !lease_needed || tenure.lease.holds(now))
             .filter_map(|tenure| tenure.resend_at.map(|at| at.boot))
             .min()
     }

@@ -59,8 +59,8 @@ pub(super) struct Tenure {
     pub(super) commit_failures: u32,
     /// A commit ended without anybody knowing how (R4c).
     pub(super) in_doubt: bool,
-    /// The next event lies at or beyond committed + window (D-W9).
-    pub(super) beyond_window: bool,
+    /// Events that their lanes gave and that lie at or beyond committed + window (D-W9).
+    pub(super) beyond_window: Vec<(LaneId, Number)>,
     pub(super) paused: Option<Pause>,
     /// Attempts of a previous owner, by position, until the events are delivered (D-W5).
     pub(super) inherited: Vec<(Position, Attempts)>,
@@ -244,7 +244,7 @@ impl Tenure {
             since_commit: 0,
             commit_failures: 0,
             in_doubt: false,
-            beyond_window: false,
+            beyond_window: Vec::new(),
             paused: None,
             inherited: Vec::new(),
             counters,
@@ -254,6 +254,13 @@ impl Tenure {
     /// Whether live answers may be produced for it, given a lease.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live { .. })
+    }
+
+    /// A commit has moved the window: what waited for that goes back in front of its lane.
+    pub(super) fn enter_window(&mut self) {
+        for (lane, number) in std::mem::take(&mut self.beyond_window).into_iter().rev() {
+            self.lanes.put_back(lane, number);
+        }
     }
 
     /// Whether there is anything that the last commit does not say.

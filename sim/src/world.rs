@@ -1,0 +1,717 @@
+//! The model world: a broker with a consumer group, apps and output proxies in virtual time,
+//! around real intake and store machines.
+//!
+//! Everything that happens is taken from one queue in the order of time; what is at random is
+//! drawn from the seed when it is decided. Inputs reach a machine through [`World::feed`] only,
+//! and its effects are carried out there, one by one, under the eyes of the [`Laws`].
+//!
+//! Invariant: carrying out an effect never feeds a machine; its end comes back later.
+//! Invariant: a frozen process sees nothing until it thaws, then everything in order.
+
+mod app;
+mod client;
+mod faults;
+mod group;
+pub mod log;
+pub(crate) mod output;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millrace_core::contract::publish::Reply;
+use millrace_core::intake::Intake;
+use millrace_core::intake::io::{
+    CallId, CommitId, CommitOutcome, Committed, Effect, Input, Link, TokensRead,
+};
+use millrace_core::rules::Rules;
+use millrace_core::store;
+use millrace_core::time::Time;
+
+use self::app::App;
+use self::client::Client;
+use self::faults::Fault;
+use self::group::{Group, MemberId};
+use self::log::{EPOCH_MS, Log};
+use self::output::OutputPod;
+use crate::event_log::{self, Trace};
+use crate::laws::{Law, Lawful, Laws, Violation};
+use crate::random::Random;
+use crate::scenario::Scenario;
+
+/// A life of a pod's input process: what was meant for an earlier one is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Who {
+    pub(crate) pod: usize,
+    pub(crate) life: u32,
+}
+
+/// Names a consumer client; never used twice.
+pub(crate) type ClientId = u64;
+
+/// What waits in the queue.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    Fault(Fault),
+    Quiesce,
+    Check,
+    Seeded,
+    Start(usize),
+    Thaw(usize),
+    Mend(Who, ClientId),
+    Expire(MemberId, u64),
+    Complete(u64),
+
+    Wake(Who),
+    Fetch(Who, ClientId),
+    ReadTokens(Who, ClientId, usize),
+    TokensRead(Who, ClientId, usize, Box<Result<TokensRead, String>>),
+    CommitSend(Who, ClientId, CommitId),
+    CommitArrive(Box<client::OnTheWire>),
+    CommitAnswer(Who, ClientId, CommitId, CommitOutcome),
+    LateSend(Who, ClientId, Vec<(usize, Committed)>),
+    Destroyed(Who, ClientId),
+    Join(Who, ClientId),
+    Notice(Who, ClientId),
+    Sync(Who, ClientId, Box<group::Assignment>),
+    AssignCallback(Who, ClientId, Vec<usize>),
+    LoseNotice(Who, ClientId, MemberId),
+
+    AppAnswer(Who, CallId),
+    AppCrash(Who, CallId),
+    FlushAnswers(Who),
+    AppProbed(Who),
+
+    Connect(Who),
+    ToInput(Who, u64, Reply),
+    LinkLost(Who, u64),
+    ToOutput(usize, u64, Bytes),
+    OutputClose(usize, u64),
+    SendBatches(usize, u32),
+    BatchArrive(Box<output::Batch>),
+    BatchEnd(usize, u32, Vec<(u64, store::Ended)>),
+    Rebuilt(usize, u32),
+}
+
+/// Which half of a pod something happens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Half {
+    Input,
+    Output,
+}
+
+impl Happening {
+    /// The process that has to be awake for it.
+    fn half(&self) -> Option<(usize, Half)> {
+        match self {
+            Self::Fault(_)
+            | Self::Quiesce
+            | Self::Check
+            | Self::Seeded
+            | Self::Start(_)
+            | Self::Thaw(_)
+            | Self::Expire(..)
+            | Self::Complete(_)
+            | Self::CommitArrive(_)
+            | Self::BatchArrive(_) => None,
+            Self::Wake(who)
+            | Self::Mend(who, _)
+            | Self::Fetch(who, _)
+            | Self::ReadTokens(who, ..)
+            | Self::TokensRead(who, ..)
+            | Self::CommitSend(who, ..)
+            | Self::CommitAnswer(who, ..)
+            | Self::LateSend(who, ..)
+            | Self::Destroyed(who, _)
+            | Self::Join(who, _)
+            | Self::Notice(who, _)
+            | Self::Sync(who, ..)
+            | Self::AssignCallback(who, ..)
+            | Self::LoseNotice(who, ..)
+            | Self::AppAnswer(who, _)
+            | Self::AppCrash(who, _)
+            | Self::FlushAnswers(who)
+            | Self::AppProbed(who)
+            | Self::Connect(who)
+            | Self::ToInput(who, ..)
+            | Self::LinkLost(who, _) => Some((who.pod, Half::Input)),
+            Self::ToOutput(pod, ..)
+            | Self::OutputClose(pod, _)
+            | Self::SendBatches(pod, _)
+            | Self::BatchEnd(pod, ..)
+            | Self::Rebuilt(pod, _) => Some((*pod, Half::Output)),
+        }
+    }
+}
+
+struct Scheduled {
+    at: Duration,
+    order: u64,
+    happening: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// One pod: an input process while it lives, and an output.
+pub(crate) struct Pod {
+    pub(crate) life: u32,
+    pub(crate) process: Option<Process>,
+    pub(crate) output: OutputPod,
+    /// Its node's boot clock and wall clock run ahead of the world's by this much.
+    boot_ahead: Duration,
+    wall_ahead_ms: i64,
+    /// Halves that do not run, and what waits for them.
+    frozen: Option<(bool, bool)>,
+    stalled: VecDeque<Happening>,
+}
+
+/// One input process.
+pub(crate) struct Process {
+    pub(crate) intake: Intake,
+    pub(crate) client: Client,
+    pub(crate) app: App,
+    /// The session of the publish connection, if it is up as far as the input knows.
+    pub(crate) session: Option<u64>,
+    pub(crate) answers: Vec<(CallId, millrace_core::outcome::Outcome)>,
+    wake_at: Option<Duration>,
+    stop_by: Option<Duration>,
+}
+
+/// A whole run.
+pub struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) rules: Rules,
+    pub(crate) random: Random,
+    pub(crate) now: Duration,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    step: u64,
+    pub(crate) logs: Vec<Log>,
+    pub(crate) group: Group,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) laws: Laws,
+    pub(crate) names: u64,
+    /// No more faults: everything has to come to an end now.
+    pub(crate) quiet: bool,
+    phase: Phase,
+    /// Calls and batches tried per event, by partition and index.
+    pub(crate) tries: Vec<Vec<u32>>,
+    pub(crate) output_away_until: Duration,
+    trace: Trace,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Busy,
+    /// Since when, and when and with what something last moved on.
+    Settling { since: Duration, moved: Duration, open: u64 },
+    Draining { since: Duration },
+    Done,
+}
+
+/// What a run came to, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Things that happened.
+    pub steps: u64,
+    /// Events of the log.
+    pub events: u64,
+    /// Records that were stored more than once.
+    pub repeats: u64,
+    /// Virtual time.
+    pub lasted: Duration,
+}
+
+/// After the last fault something moves on at least this often, until everything is settled.
+const MOVES_WITHIN: Duration = Duration::from_secs(300);
+/// A drain has this long.
+const DRAINED_WITHIN: Duration = Duration::from_secs(55);
+/// A wake-up may be so late.
+const LATE: Duration = Duration::from_millis(50);
+/// More steps than any orderly run takes.
+const STEPS_MAX: u64 = 3_000_000;
+
+impl World {
+    /// A world at its beginning.
+    pub fn new(scenario: Scenario, rules: Rules, trace: Trace) -> Self {
+        let mut random = Random::new(scenario.seed.wrapping_mul(31).wrapping_add(7));
+        let logs = Log::all(&scenario, &mut random);
+        let laws = Laws::new(&scenario, &logs);
+        let group = Group::new(&scenario, &mut random);
+        let tries = logs.iter().map(|log| vec![0; log.records.len()]).collect();
+        let pods = (0..scenario.pods)
+            .map(|_| Pod {
+                life: 0,
+                process: None,
+                output: OutputPod::new(&scenario),
+                boot_ahead: Duration::from_secs(random.between(1, 1_000_000)),
+                wall_ahead_ms: random.between(0, 4_000).cast_signed() - 2_000,
+                frozen: None,
+                stalled: VecDeque::new(),
+            })
+            .collect();
+        let mut world = Self {
+            rules,
+            random,
+            now: Duration::ZERO,
+            queue: BinaryHeap::new(),
+            order: 0,
+            step: 0,
+            logs,
+            group,
+            pods,
+            laws,
+            names: 0,
+            quiet: false,
+            phase: Phase::Busy,
+            tries,
+            output_away_until: Duration::ZERO,
+            trace,
+            scenario,
+        };
+        for pod in 0..world.scenario.pods {
+            let after = world.random.ms(0, if pod == 0 { 1_000 } else { 20_000 });
+            world.after(after, Happening::Start(pod));
+        }
+        let seeded = world.random.ms(0, 5_000);
+        world.after(seeded, Happening::Seeded);
+        world.after(world.scenario.busy_for, Happening::Quiesce);
+        world.plan_faults();
+        world
+    }
+
+    /// Runs to the end or to the first broken law.
+    pub fn run(&mut self) -> Result<Summary, Violation> {
+        while self.phase != Phase::Done {
+            self.step()?;
+        }
+        self.laws.ended()?;
+        Ok(Summary {
+            steps: self.step,
+            events: self.scenario.events,
+            repeats: self.laws.repeats(),
+            lasted: self.now,
+        })
+    }
+
+    /// What the trace kept.
+    pub fn into_trace(self) -> Vec<String> {
+        self.trace.into_lines()
+    }
+
+    /// The number of the last step.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Lets the next thing happen.
+    fn step(&mut self) -> Lawful {
+        let Some(Reverse(next)) = self.queue.pop() else {
+            return Err(Law::Liveness.broken("nothing will ever happen again"));
+        };
+        self.step += 1;
+        if self.step > STEPS_MAX {
+            return Err(Law::WakeUps.broken(format!("still busy after {STEPS_MAX} steps")));
+        }
+        self.now = self.now.max(next.at);
+        if let Some((pod, half)) = next.happening.half() {
+            let stops = self.pods[pod].frozen.is_some_and(|(input, output)| match half {
+                Half::Input => input,
+                Half::Output => output,
+            });
+            if stops {
+                self.pods[pod].stalled.push_back(next.happening);
+                return Ok(());
+            }
+        }
+        self.trace.step(self.step, self.now);
+        self.happen(next.happening)
+    }
+
+    pub(crate) fn after(&mut self, after: Duration, happening: Happening) {
+        self.order += 1;
+        self.queue.push(Reverse(Scheduled {
+            at: self.now + after,
+            order: self.order,
+            happening,
+        }));
+    }
+
+    pub(crate) fn name(&mut self) -> u64 {
+        self.names += 1;
+        self.names
+    }
+
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        self.trace.note(text);
+    }
+
+    fn happen(&mut self, happening: Happening) -> Lawful {
+        match happening {
+            Happening::Fault(fault) => self.fault(fault)?,
+            Happening::Quiesce => self.quiesce()?,
+            Happening::Check => self.check()?,
+            Happening::Seeded => self.group.seed(&self.scenario),
+            Happening::Start(pod) => self.start(pod),
+            Happening::Thaw(pod) => self.thaw(pod),
+            Happening::Mend(who, client) => self.mend(who, client),
+            Happening::Expire(member, silence) => self.expire(member, silence),
+            Happening::Complete(epoch) => self.complete(epoch),
+            Happening::Wake(who) => self.wake(who)?,
+            Happening::Fetch(who, client) => self.fetch(who, client)?,
+            Happening::ReadTokens(who, client, partition) => self.read_tokens(who, client, partition),
+            Happening::TokensRead(who, client, partition, read) => {
+                self.tokens_read(who, client, partition, *read)?;
+            }
+            Happening::CommitSend(who, client, commit) => self.commit_send(who, client, commit),
+            Happening::CommitArrive(wire) => self.commit_arrive(*wire)?,
+            Happening::CommitAnswer(who, client, commit, outcome) => {
+                self.commit_answer(who, client, commit, outcome)?;
+            }
+            Happening::LateSend(who, client, offsets) => self.late_send(who, client, offsets),
+            Happening::Destroyed(who, client) => self.destroyed(who, client)?,
+            Happening::Join(who, client) => self.join(who, client),
+            Happening::Notice(who, client) => self.notice(who, client),
+            Happening::Sync(who, client, assignment) => self.sync(who, client, *assignment)?,
+            Happening::AssignCallback(who, client, add) => self.assign_callback(who, client, add)?,
+            Happening::LoseNotice(who, client, member) => self.lose_notice(who, client, member)?,
+            Happening::AppAnswer(who, call) => self.app_answer(who, call)?,
+            Happening::AppCrash(who, call) => self.app_crash(who, call),
+            Happening::FlushAnswers(who) => self.flush_answers(who)?,
+            Happening::AppProbed(who) => self.app_probed(who)?,
+            Happening::Connect(who) => self.connect(who)?,
+            Happening::ToInput(who, session, reply) => self.to_input(who, session, reply)?,
+            Happening::LinkLost(who, session) => self.link_lost(who, session)?,
+            Happening::ToOutput(pod, session, frame) => self.to_output(pod, session, frame)?,
+            Happening::OutputClose(pod, session) => self.output_close(pod, session)?,
+            Happening::SendBatches(pod, life) => self.send_batches(pod, life)?,
+            Happening::BatchArrive(batch) => self.batch_arrive(*batch)?,
+            Happening::BatchEnd(pod, life, ended) => self.batch_end(pod, life, ended)?,
+            Happening::Rebuilt(pod, life) => self.rebuilt(pod, life)?,
+        }
+        Ok(())
+    }
+
+    /// The process that is meant, if it still lives.
+    pub(crate) fn process(&mut self, who: Who) -> Option<&mut Process> {
+        let pod = &mut self.pods[who.pod];
+        if pod.life == who.life { pod.process.as_mut() } else { None }
+    }
+
+    /// Its client, if that is still the same.
+    pub(crate) fn client(&mut self, who: Who, client: ClientId) -> Option<&mut Client> {
+        self.process(who).map(|process| &mut process.client).filter(|known| known.id == client)
+    }
+
+    /// A pod's clocks.
+    pub(crate) fn local(&self, pod: usize) -> Time {
+        let pod = &self.pods[pod];
+        let since = i64::try_from(self.now.as_millis()).expect("runs are short");
+        Time {
+            boot: self.now + pod.boot_ahead,
+            wall_ms: EPOCH_MS + since + pod.wall_ahead_ms,
+        }
+    }
+
+    pub(crate) fn index_of(partition: &millrace_core::position::Partition) -> usize {
+        usize::try_from(partition.number()).expect("partitions count from zero")
+    }
+
+    /// Gives a machine its next input and carries out what it asks for.
+    pub(crate) fn feed(&mut self, who: Who, input: Input) -> Lawful {
+        let now = self.local(who.pod);
+        let tick = matches!(input, Input::Tick);
+        self.trace.note(|| format!("pod {} <- {}", who.pod, event_log::input(&input)));
+        self.laws.fed(who, &input);
+        let mut effects = Vec::new();
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
+        process.intake.on(now, input, &mut effects);
+        let idle = effects.is_empty();
+        for effect in effects {
+            self.trace.note(|| format!("pod {} -> {}", who.pod, event_log::effect(&effect)));
+            self.carry_out(who, effect)?;
+        }
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
+        let state = process.intake.state();
+        let deadline = process.intake.deadline();
+        self.laws.stepped(who, &state)?;
+        let due = deadline.map(|at| at.boot.saturating_sub(now.boot));
+        self.laws.turned(who, tick && idle, due, self.now)?;
+        self.rearm(who, due);
+        Ok(())
+    }
+
+    fn rearm(&mut self, who: Who, due: Option<Duration>) {
+        let now = self.now;
+        let late = if self.random.permille(100) { self.random.ms(0, 30) } else { Duration::ZERO };
+        let process = self.process(who).expect("it was just fed");
+        let wake_at = due.map(|due| now + due);
+        if process.wake_at == wake_at {
+            return;
+        }
+        process.wake_at = wake_at;
+        if let Some(due) = due {
+            self.after(due + late, Happening::Wake(who));
+        }
+    }
+
+    fn wake(&mut self, who: Who) -> Lawful {
+        let now = self.now;
+        match self.process(who) {
+            Some(process) if process.wake_at.is_some_and(|at| at <= now) => {
+                process.wake_at = None;
+                self.feed(who, Input::Tick)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, who: Who, effect: Effect) -> Lawful {
+        match effect {
+            Effect::ReadTokens(partition) => {
+                let after = self.random.latency(30, 3_000);
+                if let Some(process) = self.process(who) {
+                    let client = process.client.id;
+                    self.after(after, Happening::ReadTokens(who, client, Self::index_of(&partition)));
+                }
+                Ok(())
+            }
+            Effect::Assign(starts) => self.assign(who, starts),
+            Effect::Unassign(partitions) => self.unassign(who, &partitions),
+            Effect::Seek(partition, position) => self.seek(who, &partition, position),
+            Effect::Pause(partition) => self.pause(who, &partition, true),
+            Effect::Resume(partition) => self.pause(who, &partition, false),
+            Effect::Call(call) => {
+                self.laws.called(who, &call, &self.logs)?;
+                self.call(who, call);
+                Ok(())
+            }
+            Effect::Publish(frame) => {
+                let offset = self.pods[who.pod].boot_ahead;
+                self.laws.published(who, &frame, self.now, offset, &self.logs)?;
+                self.publish(who, frame);
+                Ok(())
+            }
+            Effect::Commit(commit) => {
+                self.laws.commit_cut(who, &commit, self.now)?;
+                self.commit(who, commit);
+                Ok(())
+            }
+            Effect::ProbeApp => {
+                let after = self.random.latency(20, 2_000);
+                self.after(after, Happening::AppProbed(who));
+                Ok(())
+            }
+            Effect::Rejoin => {
+                self.laws.rejoins(who);
+                self.rejoin(who);
+                Ok(())
+            }
+            Effect::Report(_) => Ok(()),
+            Effect::Stop => self.stop(who),
+        }
+    }
+
+    /// A new input process in a pod.
+    fn start(&mut self, pod: usize) {
+        if self.pods[pod].process.is_some() || matches!(self.phase, Phase::Draining { .. }) {
+            return;
+        }
+        let seed = self.random.next();
+        let client = self.name();
+        let intake = Intake::new(self.scenario.settings(pod, self.rules), seed);
+        self.pods[pod].life += 1;
+        self.pods[pod].process = Some(Process {
+            intake,
+            client: Client::new(client),
+            app: App::default(),
+            session: None,
+            answers: Vec::new(),
+            wake_at: None,
+            stop_by: None,
+        });
+        let who = Who { pod, life: self.pods[pod].life };
+        self.laws.started(who);
+        self.note(|| format!("pod {pod} starts"));
+        let after = self.random.ms(0, 500);
+        self.after(after, Happening::Connect(who));
+        let after = self.random.ms(0, 1_000);
+        self.after(after, Happening::Join(who, client));
+    }
+
+    /// The intake says that everything is settled: its client leaves, and it is gone.
+    fn stop(&mut self, who: Who) -> Lawful {
+        let now = self.now;
+        let process = self.process(who).expect("it just spoke");
+        let in_time = process.stop_by.is_some_and(|by| now <= by);
+        let at_deadline = process.stop_by.is_some_and(|by| now + LATE >= by);
+        self.laws.stopped(who, in_time, at_deadline)?;
+        self.leave(who)?;
+        self.pods[who.pod].process = None;
+        self.laws.gone(who);
+        let life = self.pods[who.pod].output.session();
+        if let Some(session) = life {
+            self.after(Duration::ZERO, Happening::OutputClose(who.pod, session));
+        }
+        if !matches!(self.phase, Phase::Draining { .. }) {
+            let after = self.random.ms(100, 20_000);
+            self.after(after, Happening::Start(who.pod));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn drain(&mut self, who: Who) -> Lawful {
+        let stop_by = self.now + DRAINED_WITHIN + LATE;
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
+        if process.stop_by.is_some() {
+            return Ok(());
+        }
+        process.stop_by = Some(stop_by);
+        let deadline = self.local(who.pod).plus(DRAINED_WITHIN);
+        self.feed(who, Input::Drain { deadline })
+    }
+
+    fn quiesce(&mut self) -> Lawful {
+        self.note(|| "faults end here".to_owned());
+        self.quiet = true;
+        self.phase = Phase::Settling { since: self.now, moved: self.now, open: u64::MAX };
+        self.calm_down();
+        for pod in 0..self.pods.len() {
+            self.after(Duration::ZERO, Happening::Start(pod));
+        }
+        self.after(Duration::from_secs(1), Happening::Check);
+        Ok(())
+    }
+
+    /// Once a second after the faults: is everything settled?
+    fn check(&mut self) -> Lawful {
+        match self.phase {
+            Phase::Busy | Phase::Done => return Ok(()),
+            Phase::Settling { since, moved, open } => self.check_settled(since, moved, open)?,
+            Phase::Draining { since } => {
+                if self.pods.iter().all(|pod| pod.process.is_none()) {
+                    self.phase = Phase::Done;
+                } else if self.now > since + DRAINED_WITHIN + Duration::from_secs(5) {
+                    return Err(Law::Liveness.broken("a drain does not end"));
+                }
+            }
+        }
+        self.after(Duration::from_secs(1), Happening::Check);
+        Ok(())
+    }
+
+    fn check_settled(&mut self, since: Duration, mut moved: Duration, open: u64) -> Lawful {
+        let committed: Vec<_> = self.group.committed();
+        if self.laws.settled(&committed) {
+            self.note(|| "everything is settled; draining".to_owned());
+            self.phase = Phase::Draining { since: self.now };
+            for pod in 0..self.pods.len() {
+                self.drain(Who { pod, life: self.pods[pod].life })?;
+            }
+            return Ok(());
+        }
+        let waited = self.now - since;
+        let still_open = self.laws.open(&committed);
+        if still_open < open {
+            moved = self.now;
+        }
+        self.phase = Phase::Settling { since, moved, open: open.min(still_open) };
+        if self.now > moved + MOVES_WITHIN {
+            let open = self.laws.unsettled(&committed) + &self.whereabouts();
+            return Err(Law::Liveness.broken(format!("nothing moves for {} s: {open}", MOVES_WITHIN.as_secs())));
+        }
+        // An operator looks after what only an operator can decide: blocked events, storms.
+        if waited.as_secs() % 60 == 59 {
+            for pod in 0..self.pods.len() {
+                let until = self.local(pod).plus(Duration::from_secs(600));
+                let resume = millrace_core::intake::io::Operator::Resume {
+                    storm_guard_off_until: Some(until),
+                };
+                let who = Who { pod, life: self.pods[pod].life };
+                self.feed(who, Input::Operator(resume))?;
+                self.give_up_blocked(who)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An operator gives up on events that are blocked because the app can never take them.
+    fn give_up_blocked(&mut self, who: Who) -> Lawful {
+        let mut blocked = Vec::new();
+        if let Some(process) = self.process(who) {
+            let state = process.intake.state();
+            let partitions: Vec<_> = state.partitions.into_iter().map(|p| p.partition).collect();
+            let process = self.pods[who.pod].process.as_ref().expect("it was just there");
+            for partition in partitions {
+                for (index, record) in self.logs[Self::index_of(&partition)].records.iter().enumerate() {
+                    let it = process.intake.record(&partition, record.position);
+                    if it.is_some_and(|it| it.place == "blocked") && record.nature == log::Nature::Oversized {
+                        blocked.push((partition.clone(), index, record.position));
+                    }
+                }
+            }
+        }
+        for (partition, index, position) in blocked {
+            self.laws.skipped(Self::index_of(&partition), index);
+            let reason = "too large for the app".to_owned();
+            let skip = millrace_core::intake::io::Operator::Skip { partition, position, reason };
+            self.feed(who, Input::Operator(skip))?;
+        }
+        Ok(())
+    }
+
+    /// What the machines say about themselves when nothing goes on, for people.
+    fn whereabouts(&self) -> String {
+        let mut text = String::new();
+        for (number, pod) in self.pods.iter().enumerate() {
+            let Some(process) = &pod.process else { continue };
+            let state = process.intake.state();
+            text += &format!(
+                "pod {number}: {} calls of {} open, breaker {:?}, app {}, output {}; ",
+                state.calls_open, state.concurrency_limit, state.breaker, state.app_reachable, state.output_connected
+            );
+            for partition in state.partitions.iter().filter(|p| p.phase != "former") {
+                let log = &self.logs[Self::index_of(&partition.partition)];
+                let in_flight = log.records.iter().filter_map(|record| {
+                    let state = process.intake.record(&partition.partition, record.position)?;
+                    Some(format!("{} {} {:?}", record.position, state.place, record.nature))
+                });
+                let places: Vec<_> = in_flight.take(6).collect();
+                text += &format!(
+                    "{} {} paused {:?}, {} in flight {places:?}; ",
+                    partition.partition, partition.phase, partition.paused, partition.in_flight
+                );
+            }
+        }
+        text
+    }
+
+    fn link_input(&mut self, who: Who, link: Link) -> Lawful {
+        self.feed(who, Input::Link(link))
+    }
+}

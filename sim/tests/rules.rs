@@ -1,0 +1,55 @@
+//! What each rule is for: with one rule switched off, the law that stands on it breaks.
+
+use millrace_core::rules::{Rule, Rules};
+use millrace_sim::event_log::Trace;
+use millrace_sim::laws::Law;
+use millrace_sim::scenario::Scenario;
+use millrace_sim::search::{self, Failure};
+
+/// Seeds that are tried before a rule counts as useless.
+const SEEDS_MAX: u64 = 400;
+
+/// The law that notices a missing rule.
+fn law_of(rule: Rule) -> Law {
+    match rule {
+        Rule::ContiguousWatermark | Rule::StoredThenTerminal => Law::Watermark,
+        Rule::LaneExclusion => Law::LaneExclusion,
+        Rule::ResendInOrder => Law::Resend,
+        Rule::LedgerMemory => Law::Remembered,
+        Rule::Window => Law::Window,
+        Rule::Lease => Law::Lease,
+        Rule::RevokeExclusion => Law::RevokeExclusion,
+        Rule::Doubt => Law::Doubt,
+        Rule::Conservation => Law::Conservation,
+    }
+}
+
+/// The first seed in which a law breaks without a rule.
+fn found(rule: Rule, law: Law, muted: Option<Law>) -> Option<Failure> {
+    (0..SEEDS_MAX).find_map(|seed| {
+        let scenario = Scenario { muted, ..Scenario::of(seed) };
+        let (outcome, _) = search::play(scenario, Rules::without(rule), Trace::off());
+        outcome.err().filter(|failure| failure.violation.law == law)
+    })
+}
+
+#[test]
+fn each_law_breaks_without_its_rule() {
+    for rule in Rule::EACH {
+        let law = law_of(rule);
+        let Some(failure) = found(rule, law, None) else {
+            panic!("without {rule:?} the law {law:?} holds for {SEEDS_MAX} seeds");
+        };
+        println!("without {rule:?}: seed {}, {law:?}: {}", failure.seed, failure.violation.message);
+    }
+}
+
+#[test]
+fn d_l4_the_order_in_the_log_breaks_without_the_rules_that_keep_it() {
+    for (rule, muted) in [(Rule::LaneExclusion, Law::LaneExclusion)] {
+        let Some(failure) = found(rule, Law::Order, Some(muted)) else {
+            panic!("without {rule:?} the order in the log stays for {SEEDS_MAX} seeds");
+        };
+        println!("without {rule:?}: seed {}: {}", failure.seed, failure.violation.message);
+    }
+}
