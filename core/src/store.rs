@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
@@ -164,7 +165,9 @@ pub struct Store {
     purge_wanted: bool,
     purges: u64,
     rebuild: Rebuild,
-    full: bool,
+    /// The producer's queue was full: nothing is tried before this, or before a delivery.
+    full_until: Option<Duration>,
+    full_and_empty_since: Option<Duration>,
     connected: bool,
     counters: Counters,
 }
@@ -210,6 +213,8 @@ enum Rebuild {
 #[derive(Clone, Copy, Debug)]
 struct Train {
     lane: LaneSlot,
+    /// Where its records go: records of different topics are not stored or lost together.
+    topic: Option<u16>,
     records: usize,
     bytes: usize,
 }
@@ -244,7 +249,8 @@ impl Store {
             purge_wanted: false,
             purges: 0,
             rebuild: Rebuild::No,
-            full: false,
+            full_until: None,
+            full_and_empty_since: None,
             connected: false,
             counters: Counters::default(),
         }
@@ -432,6 +438,11 @@ impl Store {
             session.draining = false;
             effects.push(Effect::Reply(Reply::Drained));
         }
+    }
+
+    /// When to try again although nothing has come.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.full_until
     }
 
     /// Records in the producer.

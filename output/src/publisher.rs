@@ -46,6 +46,7 @@ enum Woken {
     Drain,
     Arrival(Option<Arrival>),
     Delivered,
+    Due,
     Link(Progress),
     Heartbeat,
 }
@@ -77,6 +78,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
         let mut draining = false;
         while !(draining && self.link.is_none() && self.store.is_idle()) {
             let open = self.store.open_records() > 0;
+            let due = self.store.deadline();
             let woken = tokio::select! {
                 biased;
                 () = shutdown.requested(), if !draining => Woken::Drain,
@@ -84,6 +86,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 () = self.sink.deliveries(&mut self.deliveries), if open => Woken::Delivered,
                 progress = next_progress(&mut self.link) => Woken::Link(progress),
                 arrival = arrivals.recv() => Woken::Arrival(arrival),
+                () = sleep_until(due) => Woken::Due,
             };
             match woken {
                 Woken::Drain => {
@@ -94,7 +97,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 Woken::Arrival(None) => return,
                 Woken::Delivered => self.delivered(),
                 Woken::Link(Progress::Received) => self.received(),
-                Woken::Link(Progress::Sent) => {}
+                Woken::Link(Progress::Sent) | Woken::Due => {}
                 Woken::Link(Progress::Closed) => self.close_link("the input proxy is gone"),
                 Woken::Heartbeat => {
                     self.health.progressed();
@@ -148,15 +151,18 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 headers: record.headers,
             };
             if let Err(record) = self.sink.append(ticket, record) {
-                self.store.refused(store::Record {
-                    ticket,
-                    topic: record.topic,
-                    partition: record.partition,
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                    headers: record.headers,
-                });
+                self.store.refused(
+                    clock(),
+                    store::Record {
+                        ticket,
+                        topic: record.topic,
+                        partition: record.partition,
+                        timestamp_ms: record.timestamp_ms,
+                        key: record.key,
+                        value: record.value,
+                        headers: record.headers,
+                    },
+                );
             }
         }
     }
@@ -284,6 +290,14 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
         }
         self.deliveries.clear();
         self.store.rebuilt();
+    }
+}
+
+/// Waits for a moment of the boot clock; without one for ever.
+async fn sleep_until(boot: Option<Duration>) {
+    match boot {
+        Some(boot) => tokio::time::sleep(boot.saturating_sub(clock().boot)).await,
+        None => std::future::pending().await,
     }
 }
 

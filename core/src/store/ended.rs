@@ -26,7 +26,8 @@ impl Store {
 
     pub(super) fn record_ended(&mut self, now: Time, ticket: u64, end: Ended) {
         let (slot, record, topic) = split(ticket);
-        self.full = false;
+        self.full_until = None;
+        self.full_and_empty_since = None;
         let event = self.event(slot);
         let since = event.since;
         let failed = match end {
@@ -149,7 +150,8 @@ impl Store {
     pub fn rebuilt(&mut self) {
         self.rebuild = Rebuild::No;
         self.purge_wanted = false;
-        self.full = false;
+        self.full_until = None;
+        self.full_and_empty_since = None;
         self.counters.rebuilds += 1;
         let open: Vec<(EventSlot, u32)> = (0..)
             .zip(&self.events)

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
-use std::time::Duration;
-
 use super::*;
-use crate::contract::publish::{self, FateCode, Lease, Results, ResultsFrame, Stored, next_frame};
+use crate::contract::publish::{
+    self, FateCode, Lease, Results, ResultsFrame, Revoked, Stored, next_frame,
+};
 use crate::limits::{FRAME_BYTES_MAX, PUBLISH_CREDIT_BYTES};
 use crate::token::Stamp;
 
@@ -22,7 +22,6 @@ type Logged = ((i32, u64), i64, Vec<u8>);
 const SOURCES: i32 = 2;
 const LANES: u64 = 3;
 const EVENTS_PER_LANE: usize = 12;
-const GENERATION: i32 = 4;
 
 struct Random(u64);
 
@@ -71,7 +70,10 @@ struct World {
     store: Store,
     rules: Rules,
     lanes: BTreeMap<(i32, u64), Vec<Planned>>,
+    generation: i32,
     lease_until: Duration,
+    /// Sent in a tenure that is over: answers do not matter any more.
+    stale: BTreeSet<(u64, u32)>,
     seq: u64,
     session: u64,
     ready: bool,
@@ -84,6 +86,8 @@ struct World {
     /// Where the broker has just refused a record: it refuses what follows it in the same
     /// sequence, so nothing behind is on its way.
     refused_at: Option<Place>,
+    /// Replies on their way to the input, which meanwhile sends on.
+    replies: VecDeque<Reply>,
     healthy: bool,
 }
 
@@ -166,7 +170,9 @@ impl World {
             store: Store::with_rules(settings(), rules),
             rules,
             lanes,
+            generation: 1,
             lease_until: Duration::ZERO,
+            stale: BTreeSet::new(),
             seq: 0,
             session: 0,
             ready: false,
@@ -176,6 +182,7 @@ impl World {
             producer: BTreeMap::new(),
             log: BTreeMap::new(),
             refused_at: None,
+            replies: VecDeque::new(),
             healthy: false,
         };
         world.store.connected(limits());
@@ -186,6 +193,9 @@ impl World {
     fn connect(&mut self) {
         self.session += 1;
         self.store.admit(&hello(self.session)).unwrap();
+        self.replies.clear();
+        self.stale.clear();
+        self.credit = 0;
         self.seq = 0;
         self.ready = false;
         self.lease_until = Duration::ZERO;
@@ -196,11 +206,31 @@ impl World {
         }
     }
 
+    /// All partitions go and come back: what is unanswered is read again.
+    fn revoke(&mut self) {
+        let partitions = (0..SOURCES).map(|n| Partition::new("in", n)).collect();
+        let revoked = Revoked {
+            generation: self.generation,
+            partitions,
+        };
+        self.store
+            .request(self.now, Request::Revoked(revoked))
+            .unwrap();
+        self.generation += 1;
+        self.lease_until = Duration::ZERO;
+        for planned in self.lanes.values_mut().flatten() {
+            if let Progress::Sent { seq, index } = planned.progress {
+                self.stale.insert((seq, index));
+                planned.progress = Progress::Waiting;
+            }
+        }
+    }
+
     fn lease(&mut self) {
         self.lease_until = self.now.boot + Duration::from_millis(50 + self.random.below(400));
         let partitions = (0..SOURCES).map(|n| Partition::new("in", n)).collect();
         let lease = Lease {
-            generation: GENERATION,
+            generation: self.generation,
             until: self.lease_until,
             partitions,
         };
@@ -210,7 +240,7 @@ impl World {
     /// Sends a frame with the next events of some lanes, whatever is still unanswered.
     fn send(&mut self) {
         self.seq += 1;
-        let mut frame = ResultsFrame::new(self.seq, Stamp::Live, GENERATION);
+        let mut frame = ResultsFrame::new(self.seq, Stamp::Live, self.generation);
         for _ in 0..1 + self.random.below(6) {
             let key = (
                 i32::try_from(self.random.below(SOURCES as u64)).unwrap(),
@@ -278,7 +308,7 @@ impl World {
         self.turn += 1;
         while let Some(record) = self.store.take(self.now) {
             if !self.healthy && self.random.one_in(40) {
-                self.store.refused(record);
+                self.store.refused(self.now, record);
                 continue;
             }
             let value = record.value.clone().unwrap();
@@ -314,7 +344,7 @@ impl World {
         self.store.settle(self.now, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Reply(reply) => self.reply(reply)?,
+                Effect::Reply(reply) => self.replies.push_back(reply),
                 Effect::Purge => self.purge("Purged"),
                 Effect::Rebuild => {
                     self.purge("Gone");
@@ -430,6 +460,13 @@ impl World {
         self.store.ended(self.now, reports);
     }
 
+    fn hear(&mut self) -> Result<(), String> {
+        while let Some(reply) = self.replies.pop_front() {
+            self.reply(reply)?;
+        }
+        Ok(())
+    }
+
     fn reply(&mut self, reply: Reply) -> Result<(), String> {
         match reply {
             Reply::Ready(_) => self.ready = true,
@@ -446,6 +483,9 @@ impl World {
             }) => {
                 for index in stored.into_iter().flatten() {
                     self.once(seq, index)?;
+                    if self.stale.contains(&(seq, index)) {
+                        continue;
+                    }
                     let (lane, planned) = self.answered(seq, index)?;
                     planned.progress = Progress::Stored;
                     let expected = if planned.dead_letter {
@@ -470,6 +510,9 @@ impl World {
                 }
                 for failure in failures {
                     self.once(seq, failure.event)?;
+                    if self.stale.contains(&(seq, failure.event)) {
+                        continue;
+                    }
                     let (_, planned) = self.answered(seq, failure.event)?;
                     planned.progress = Progress::Waiting;
                     if failure.class == StoreClass::Rejected {
@@ -519,6 +562,7 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         match self.random.below(20) {
             0 if self.random.one_in(6) => self.connect(),
+            1 if self.ready && self.random.one_in(4) => self.revoke(),
             0 | 1 => self.now = self.now.plus(Duration::from_millis(self.random.below(200))),
             2 | 3 if self.ready => self.lease(),
             4..=8 if self.ready => self.send(),
@@ -527,6 +571,9 @@ impl World {
         }
         self.turn()?;
         self.refused_at = None;
+        if self.random.one_in(3) {
+            self.hear()?;
+        }
         self.order()
     }
 
@@ -547,6 +594,7 @@ impl World {
             if self.unstored() == 0 && self.store.is_idle() {
                 break;
             }
+            self.now = self.now.plus(Duration::from_millis(5));
             if self.ready {
                 self.lease();
                 self.send();
@@ -555,11 +603,16 @@ impl World {
                 self.broker();
             }
             self.turn()?;
+            self.hear()?;
             self.order()?;
         }
+        self.hear()?;
         let open = self.unstored();
         if open > 0 || !self.store.is_idle() {
             return Err(format!("{open} events were never stored"));
+        }
+        if self.credit != 0 {
+            return Err(format!("{} bytes of credit did not come back", self.credit));
         }
         if self.rules.owed && self.store.lanes.living() > 0 {
             return Err(format!(

@@ -1,5 +1,7 @@
 //! Which record enters the producer next (P-3, P-4).
 
+use std::time::Duration;
+
 use super::event::{revoked_failure, split, ticket};
 use super::lanes::{EventSlot, LaneSlot, UNORDERED};
 use super::{Failed, Rebuild, Record, Store, Train, topics};
@@ -8,12 +10,22 @@ use crate::limits::{TRAIN_BYTES_MAX, TRAIN_RECORDS_MAX};
 use crate::time::Time;
 use crate::token::Stamp;
 
+/// How long a full queue is left alone when no delivery comes.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a queue may be full although nothing is in it, before the record is to blame.
+const FULL_AND_EMPTY_MAX: Duration = Duration::from_secs(1);
+
 impl Store {
     /// The next record for the producer, if one may enter now.
     pub fn take(&mut self, now: Time) -> Option<Record> {
-        if self.full || self.orphans > 0 || self.rebuild != Rebuild::No || self.purge_wanted {
+        if self.orphans > 0 || self.rebuild != Rebuild::No || self.purge_wanted {
             return None;
         }
+        if self.full_until.is_some_and(|until| now.boot < until) {
+            return None;
+        }
+        self.full_until = None;
         loop {
             let mut train = match self.train.take() {
                 Some(train) => train,
@@ -22,6 +34,7 @@ impl Store {
                     self.lanes.at(lane).purges_before = self.purges;
                     Train {
                         lane,
+                        topic: None,
                         records: 0,
                         bytes: 0,
                     }
@@ -54,6 +67,17 @@ impl Store {
                 return None;
             }
             let record = self.next_record(slot, now);
+            if let Some(record) = &record
+                && train.lane != UNORDERED
+            {
+                let (_, _, topic) = split(record.ticket);
+                if *train.topic.get_or_insert(topic) != topic {
+                    // A dead letter that is lost must not leave a later result behind: the
+                    // next owner may answer its event with a result.
+                    self.event(slot).held = Some(Box::new(record.clone()));
+                    return None;
+                }
+            }
             let event = self.event(slot);
             let complete = event.view.record_count() == 0;
             if record.is_some() {
@@ -153,7 +177,9 @@ impl Store {
     }
 
     /// The producer's queue is full: the record comes back and is handed out again later.
-    pub fn refused(&mut self, record: Record) {
+    /// It waits for a delivery, or for a moment: the client makes room a little later than it
+    /// reports.
+    pub fn refused(&mut self, now: Time, record: Record) {
         let (slot, _, _) = split(record.ticket);
         self.counters.queue_full += 1;
         self.open -= 1;
@@ -168,15 +194,19 @@ impl Store {
         if !was_waiting {
             it.waiting.push_front(slot);
         }
+        self.full_until = Some(now.boot + FULL_PAUSE);
         if self.open > 0 {
-            // The rest of the train waits for the part that has left.
-            self.full = true;
+            self.full_and_empty_since = None;
         } else {
-            self.refuse(slot, Failed::new(
-                StoreClass::Misconfigured,
-                "QueueTooSmall",
-                "the producer's empty queue has no room for this record; raise queue.buffering.max.kbytes in the connection's properties",
-            ));
+            let since = *self.full_and_empty_since.get_or_insert(now.boot);
+            if now.boot.saturating_sub(since) >= FULL_AND_EMPTY_MAX {
+                self.full_and_empty_since = None;
+                self.refuse(slot, Failed::new(
+                    StoreClass::Misconfigured,
+                    "QueueTooSmall",
+                    "the producer's empty queue has no room for this record; raise queue.buffering.max.kbytes in the connection's properties",
+                ));
+            }
         }
         self.lanes.settle(lane);
     }

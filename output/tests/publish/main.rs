@@ -1,5 +1,6 @@
 //! The output proxy against the embedded broker, with a scripted input proxy at the other end
 //! of the publish connection.
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde_json::json;
 mod world;
 
 use world::{
-    GENERATION, Output, Result_, assert_in_order, broker, document, hello, result, source, stored,
+    GENERATION, Output, Planned, assert_in_order, broker, document, hello, result, source, stored,
     values,
 };
 
@@ -104,7 +105,7 @@ async fn p_8_an_oversized_result_is_refused_before_any_record_of_its_event() {
         ("out".to_owned(), 20_000)
     );
     input.lease(MINUTE).await;
-    let large = Result_ {
+    let large = Planned {
         values: vec![b"small".to_vec(), vec![b'x'; 30_000]],
         ..result(2, 5, "")
     };
@@ -262,7 +263,7 @@ async fn p_6_a_lost_connection_in_the_middle_of_a_stall_loses_and_reorders_nothi
         Duration::from_millis(400),
         Times::UntilCleared,
     );
-    let events: Vec<Result_> = (1..=30).map(|n| result(n, 5, n.to_string())).collect();
+    let events: Vec<Planned> = (1..=30).map(|n| result(n, 5, n.to_string())).collect();
     first.results(&events[1..10]).await;
     first.results(&events[10..20]).await;
     drop(first);
@@ -400,12 +401,12 @@ async fn f_12_while_the_broker_is_down_nothing_is_lost_and_the_proxy_is_degraded
     assert_eq!(output.admin("/readyz").await.0, 200);
     assert_eq!(output.admin("/livez").await.0, 200);
     broker.faults().clear(down);
-    let events: Vec<Result_> = vec![result(2, 5, "2"), result(3, 5, "3"), result(4, 6, "4")];
+    let events: Vec<Planned> = vec![result(2, 5, "2"), result(3, 5, "3"), result(4, 6, "4")];
     input.store_all(&events, 100).await;
     output
         .until("/readyz", |_, body| body.contains("\"ready\""))
         .await;
-    let all: Vec<Result_> = (1..=4).map(|n| result(n, 5, "")).collect();
+    let all: Vec<Planned> = (1..=4).map(|n| result(n, 5, "")).collect();
     assert_in_order(&broker.bootstrap(), "out", 2, &all).await;
 }
 
@@ -422,7 +423,7 @@ async fn f_27_a_stall_of_about_one_message_time_out_keeps_every_lane_in_order() 
     let mut failed = 0;
     // The stall ends before, at and behind the time-out of what waits.
     for stall in (400..=900).step_by(100) {
-        let events: Vec<Result_> = (0..60)
+        let events: Vec<Planned> = (0..60)
             .map(|n| result(next + n, 1 + (n as u64 % 4), n.to_string()))
             .collect();
         next += 60;
@@ -439,7 +440,7 @@ async fn f_27_a_stall_of_about_one_message_time_out_keeps_every_lane_in_order() 
         Fault::LoseAnswer,
         Fault::TimeOutAfterApplying,
     ] {
-        let events: Vec<Result_> = (0..60)
+        let events: Vec<Planned> = (0..60)
             .map(|n| result(next + n, 1 + (n as u64 % 4), n.to_string()))
             .collect();
         next += 60;
@@ -584,4 +585,89 @@ async fn d_o2_only_the_failed_results_of_an_event_are_sent_again() {
     let mut all = values(&broker.bootstrap(), "out", 2).await;
     all.sort();
     assert_eq!(all, ["left", "right"]);
+}
+
+#[tokio::test]
+async fn b_k4_a_full_producer_queue_waits_for_deliveries_and_keeps_order() {
+    let broker = broker();
+    let mut block = document(&broker.bootstrap());
+    block["connections"]["main"]["kafka"]["properties"] =
+        json!({"queue.buffering.max.messages": "5"});
+    let output = Output::start(&block).await;
+    let mut input = output.connect(1).await;
+    let events: Vec<Planned> = (0..200)
+        .map(|n| result(n, 1 + (n.cast_unsigned() % 3), n.to_string()))
+        .collect();
+    let failed = input.store_all(&events, 200).await;
+    assert_eq!(failed, 0);
+    assert_in_order(&broker.bootstrap(), "out", 2, &events).await;
+    output
+        .until("/metrics", |_, body| {
+            body.lines().any(|line| {
+                line.starts_with("millrace_producer_queue_full_total{") && !line.ends_with(" 0")
+            })
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn d_o1_after_a_fatal_error_the_producer_is_made_anew_and_nothing_is_lost() {
+    let broker = broker();
+    let output = Output::start(&document(&broker.bootstrap())).await;
+    let fatal = ResponseError::ClusterAuthorizationFailed;
+    broker
+        .faults()
+        .refuse(ApiKey::InitProducerId, fatal, Times::Count(2));
+    let mut input = output.connect(1).await;
+    let events: Vec<Planned> = (0..50).map(|n| result(n, 1, n.to_string())).collect();
+    let failed = input.store_all(&events, 20).await;
+    assert!(failed > 0);
+    assert_in_order(&broker.bootstrap(), "out", 2, &events).await;
+    output
+        .until("/metrics", |_, body| {
+            body.lines().any(|line| {
+                line.starts_with("millrace_producer_rebuilds_total{") && !line.ends_with(" 0")
+            })
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn f_13_a_dead_letter_topic_that_may_not_be_written_fails_the_event_and_is_counted() {
+    let broker = broker();
+    let output = Output::start(&document(&broker.bootstrap())).await;
+    let mut input = output.connect(1).await;
+    input.lease(MINUTE).await;
+    let denied = broker.faults().add(
+        Target::kind(ApiKey::Produce).topic("score.dlq"),
+        Fault::Refuse(ResponseError::TopicAuthorizationFailed),
+        Times::UntilCleared,
+    );
+    let mut frame = input.frame();
+    frame.event(&source(), Position::new(1), 5, FateCode::DeadLettered);
+    frame.record(
+        Destination::DeadLetter,
+        None,
+        Some(1),
+        Some(b"k"),
+        Some(b"poison"),
+    );
+    frame.event(&source(), Position::new(2), 6, FateCode::Emitted);
+    frame.record(
+        Destination::Output,
+        None,
+        Some(1),
+        Some(b"k"),
+        Some(b"fine"),
+    );
+    input.send_frame(frame).await;
+    let (stored_events, failures) = input.answers(1, 2).await;
+    assert_eq!(stored_events, [1], "other lanes go on");
+    assert_eq!(failures[0].class, StoreClass::Misconfigured);
+    output
+        .until("/metrics", |_, body| {
+            body.contains(r#"millrace_dlq_produce_failures_total{block="score",release="r1",role="output",topic="score.dlq"} 1"#)
+        })
+        .await;
+    broker.faults().clear(denied);
 }

@@ -26,18 +26,18 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Nothing in these tests takes longer unless it is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub const GENERATION: i32 = 3;
+pub(crate) const GENERATION: i32 = 3;
 
 /// Fails a test that waits for what never comes.
-pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work)
         .await
         .unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
-pub fn broker() -> Broker {
+pub(crate) fn broker() -> Broker {
     Broker::start(Options {
         auto_create_topics: false,
         ..Options::memory()
@@ -46,7 +46,7 @@ pub fn broker() -> Broker {
 }
 
 /// A block document whose output is a broker at `bootstrap`.
-pub fn document(bootstrap: &str) -> Value {
+pub(crate) fn document(bootstrap: &str) -> Value {
     json!({
         "identity": "local/tests/score",
         "connections": {"main": {"kafka": {"bootstrap": [bootstrap], "tls": "Off"}}},
@@ -61,14 +61,14 @@ pub fn document(bootstrap: &str) -> Value {
 }
 
 /// A running output proxy.
-pub struct Output {
-    pub bound: Bound,
-    pub shutdown: Shutdown,
+pub(crate) struct Output {
+    pub(crate) bound: Bound,
+    pub(crate) shutdown: Shutdown,
     task: JoinHandle<Result<(), Error>>,
 }
 
 impl Output {
-    pub async fn start(document: &Value) -> Self {
+    pub(crate) async fn start(document: &Value) -> Self {
         let block = Block::parse(document).unwrap();
         let environment = Environment {
             release: "r1".to_owned(),
@@ -90,7 +90,7 @@ impl Output {
     }
 
     /// Connects as session `session` and waits for `Ready`.
-    pub async fn connect(&self, session: u64) -> Client {
+    pub(crate) async fn connect(&self, session: u64) -> Client {
         let mut client = self.open().await;
         client.send(&hello(session)).await;
         match client.reply().await {
@@ -101,7 +101,7 @@ impl Output {
     }
 
     /// Connects and upgrades; says nothing.
-    pub async fn open(&self) -> Client {
+    pub(crate) async fn open(&self) -> Client {
         let stream: Box<dyn Stream> = match &self.bound.publish {
             Address::Port(address) => Box::new(TcpStream::connect(address).await.unwrap()),
             Address::Socket(path) => Box::new(UnixStream::connect(path).await.unwrap()),
@@ -122,14 +122,14 @@ impl Output {
     }
 
     /// `GET path` of the admin port: status and body.
-    pub async fn admin(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn admin(&self, path: &str) -> (u16, String) {
         let text = http_get(self.bound.admin, path).await;
         let status = text.split(' ').nth(1).unwrap().parse().unwrap();
         (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
     /// Waits until the admin port answers so that `wanted` holds.
-    pub async fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
         soon(path, async {
             loop {
                 let (status, body) = self.admin(path).await;
@@ -143,13 +143,13 @@ impl Output {
     }
 
     /// Asks for a drain and waits for the end.
-    pub async fn end(self) -> Result<(), Error> {
+    pub(crate) async fn end(self) -> Result<(), Error> {
         self.shutdown.request();
         soon("the end", self.task).await.unwrap()
     }
 }
 
-pub async fn http_get(address: SocketAddr, path: &str) -> String {
+pub(crate) async fn http_get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -158,7 +158,7 @@ pub async fn http_get(address: SocketAddr, path: &str) -> String {
     text
 }
 
-pub fn hello(session: u64) -> Request {
+pub(crate) fn hello(session: u64) -> Request {
     Request::Hello(Hello {
         version: VERSION,
         block: "local/tests/score".to_owned(),
@@ -173,26 +173,26 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// The scripted input proxy.
-pub struct Client {
+pub(crate) struct Client {
     stream: Box<dyn Stream>,
     buffer: BytesMut,
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Bytes of results sent, less what came back.
-    pub credit: u64,
-    pub ready: Option<Ready>,
+    pub(crate) credit: u64,
+    pub(crate) ready: Option<Ready>,
 }
 
 /// What a test wants to be stored.
 #[derive(Clone, Debug)]
-pub struct Result_ {
-    pub position: i64,
-    pub lane: u64,
-    pub key: Vec<u8>,
-    pub values: Vec<Vec<u8>>,
+pub(crate) struct Planned {
+    pub(crate) position: i64,
+    pub(crate) lane: u64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) values: Vec<Vec<u8>>,
 }
 
-pub fn result(position: i64, lane: u64, value: impl Into<Vec<u8>>) -> Result_ {
-    Result_ {
+pub(crate) fn result(position: i64, lane: u64, value: impl Into<Vec<u8>>) -> Planned {
+    Planned {
         position,
         lane,
         key: format!("key-{lane}").into_bytes(),
@@ -200,16 +200,16 @@ pub fn result(position: i64, lane: u64, value: impl Into<Vec<u8>>) -> Result_ {
     }
 }
 
-pub fn source() -> Partition {
+pub(crate) fn source() -> Partition {
     Partition::new("in", 0)
 }
 
 impl Client {
-    pub async fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    pub async fn http_head(&mut self) -> String {
+    pub(crate) async fn http_head(&mut self) -> String {
         soon("the answer to the upgrade", async {
             loop {
                 if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -225,13 +225,13 @@ impl Client {
         .await
     }
 
-    pub async fn send(&mut self, request: &Request) {
+    pub(crate) async fn send(&mut self, request: &Request) {
         let mut frame = Vec::new();
         request.encode(&mut frame);
         self.raw(&frame).await;
     }
 
-    pub async fn lease(&mut self, length: Duration) {
+    pub(crate) async fn lease(&mut self, length: Duration) {
         self.send(&Request::Lease(Lease {
             generation: GENERATION,
             until: clock().boot + length,
@@ -240,19 +240,19 @@ impl Client {
         .await;
     }
 
-    pub fn frame(&mut self) -> ResultsFrame {
+    pub(crate) fn frame(&mut self) -> ResultsFrame {
         self.seq += 1;
         ResultsFrame::new(self.seq, Stamp::Live, GENERATION)
     }
 
-    pub async fn send_frame(&mut self, frame: ResultsFrame) {
+    pub(crate) async fn send_frame(&mut self, frame: ResultsFrame) {
         let frame = frame.finish();
         self.credit += frame.len() as u64;
         self.raw(&frame).await;
     }
 
     /// Sends these events in one frame.
-    pub async fn results(&mut self, results: &[Result_]) {
+    pub(crate) async fn results(&mut self, results: &[Planned]) {
         let mut frame = self.frame();
         for event in results {
             frame.event(
@@ -276,7 +276,7 @@ impl Client {
     }
 
     /// The next frame of the output; `None`: the connection is closed.
-    pub async fn next(&mut self) -> Option<Reply> {
+    pub(crate) async fn next(&mut self) -> Option<Reply> {
         soon("a reply", async {
             loop {
                 if let Some(frame) = next_frame(&mut self.buffer, FRAME_BYTES_MAX).unwrap() {
@@ -291,12 +291,16 @@ impl Client {
         .await
     }
 
-    pub async fn reply(&mut self) -> Reply {
+    pub(crate) async fn reply(&mut self) -> Reply {
         self.next().await.expect("the output closed the connection")
     }
 
     /// Answers to `events` events of frame `seq`: stored indices, and failures.
-    pub async fn answers(&mut self, seq: u64, events: usize) -> (Vec<u32>, Vec<StoreFailure>) {
+    pub(crate) async fn answers(
+        &mut self,
+        seq: u64,
+        events: usize,
+    ) -> (Vec<u32>, Vec<StoreFailure>) {
         let (mut stored, mut failures) = (Vec::new(), Vec::new());
         while stored.len() + failures.len() < events {
             match self.reply().await {
@@ -316,7 +320,7 @@ impl Client {
 
     /// Sends results again and again, failed ones first and in order, until all are stored.
     /// Returns how often an event failed.
-    pub async fn store_all(&mut self, results: &[Result_], ahead: usize) -> usize {
+    pub(crate) async fn store_all(&mut self, results: &[Planned], ahead: usize) -> usize {
         let mut open: BTreeMap<(u64, u32), usize> = BTreeMap::new();
         let mut waiting: std::collections::BTreeSet<usize> = (0..results.len()).collect();
         let mut failed = 0;
@@ -357,7 +361,7 @@ impl Client {
 }
 
 /// Everything in a topic, per partition in order.
-pub async fn stored(bootstrap: &str, topic: &str, partitions: i32) -> Vec<Vec<Event>> {
+pub(crate) async fn stored(bootstrap: &str, topic: &str, partitions: i32) -> Vec<Vec<Event>> {
     let starts = (0..partitions)
         .map(|n| (Partition::new(topic, n), Start::Earliest))
         .collect();
@@ -372,7 +376,7 @@ pub async fn stored(bootstrap: &str, topic: &str, partitions: i32) -> Vec<Vec<Ev
 }
 
 /// Values of a topic, all partitions, in order per partition.
-pub async fn values(bootstrap: &str, topic: &str, partitions: i32) -> Vec<String> {
+pub(crate) async fn values(bootstrap: &str, topic: &str, partitions: i32) -> Vec<String> {
     let events = stored(bootstrap, topic, partitions).await;
     events
         .iter()
@@ -382,7 +386,12 @@ pub async fn values(bootstrap: &str, topic: &str, partitions: i32) -> Vec<String
 }
 
 /// The order law: for each key, first deliveries are in order, and none is missing.
-pub async fn assert_in_order(bootstrap: &str, topic: &str, partitions: i32, expected: &[Result_]) {
+pub(crate) async fn assert_in_order(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    expected: &[Planned],
+) {
     let mut seen: BTreeMap<Bytes, Vec<i64>> = BTreeMap::new();
     for event in stored(bootstrap, topic, partitions).await.iter().flatten() {
         let positions = seen
