@@ -8,7 +8,6 @@ mod classify;
 mod consumer;
 mod document;
 mod ffi;
-mod mailbox;
 mod partition;
 mod poll_thread;
 mod producer;
@@ -20,7 +19,7 @@ mod token_reader;
 mod tokens;
 
 pub use admin::{Admin, Member, TopicInfo};
-pub use consumer::KafkaSource;
+pub use consumer::{KafkaSource, LogEnds};
 pub use document::DocumentError;
 pub use producer::KafkaSink;
 pub use reader::{Reader, Start, Until};

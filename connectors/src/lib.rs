@@ -7,7 +7,11 @@
 
 pub mod kafka;
 
+pub mod memory;
+
 pub mod conformance;
+
+mod mailbox;
 
 use std::future::Future;
 

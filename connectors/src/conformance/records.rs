@@ -80,7 +80,7 @@ pub(super) async fn byte_exact(bench: Bench) {
         }
     };
     let partition = Partition::new(topic.as_str(), 0);
-    check(&read_all(&bench, &[partition.clone()]).await[&partition]);
+    check(&read_all(&bench, std::slice::from_ref(&partition)).await[&partition]);
 
     let mut peer = bench.member(&bench.group(&[&topic]));
     peer.until("all records are read", |peer| {
@@ -299,7 +299,7 @@ pub(super) async fn purge(bench: Bench) {
     bench.numbers(&topic, 0, 100).await;
     let partition = Partition::new(topic.as_str(), 0);
     assert_eq!(
-        read_all(&bench, &[partition.clone()]).await[&partition].len(),
+        read_all(&bench, std::slice::from_ref(&partition)).await[&partition].len(),
         100
     );
 }

@@ -3,9 +3,10 @@
 //! The client lives on a thread of its own (`poll_thread.rs`); this is the handle. No call here
 //! waits for a broker.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use millrace_core::intake::io::Commit;
@@ -13,11 +14,12 @@ use millrace_core::limits::SOURCE_COMMANDS_QUEUED_MAX;
 use millrace_core::position::{Partition, Position};
 use tokio::sync::oneshot;
 
-use super::mailbox::Mailbox;
 use super::poll_thread::{self, Command};
+use super::rebalance::Ends;
 use super::session::Surroundings;
 use super::settings::{Error, GroupSettings, Settings};
 use super::token_reader::TokenReader;
+use crate::mailbox::Mailbox;
 use crate::{Happening, Source};
 
 /// Reads topics as a member of a consumer group.
@@ -27,6 +29,7 @@ pub struct KafkaSource {
     mailbox: Arc<Mailbox>,
     tokens: TokenReader,
     turns: Arc<AtomicU64>,
+    ends: Ends,
 }
 
 impl KafkaSource {
@@ -35,6 +38,7 @@ impl KafkaSource {
     pub fn new(settings: Settings, group: GroupSettings) -> Result<Self, Error> {
         let mailbox = Arc::new(Mailbox::default());
         let turns = Arc::new(AtomicU64::new(0));
+        let ends = Ends::default();
         let tokens = TokenReader::start(settings.clone(), &group, Arc::clone(&mailbox));
         let (commands, receiver) = sync_channel(SOURCE_COMMANDS_QUEUED_MAX);
         let around = Surroundings {
@@ -42,6 +46,7 @@ impl KafkaSource {
             mailbox: Arc::clone(&mailbox),
             tokens: tokens.clone(),
             turns: Arc::clone(&turns),
+            ends: Arc::clone(&ends),
             silence_max: silence_max(&settings),
         };
         poll_thread::start(settings, group, around)?;
@@ -50,6 +55,7 @@ impl KafkaSource {
             mailbox,
             tokens,
             turns,
+            ends,
         })
     }
 
@@ -59,11 +65,35 @@ impl KafkaSource {
         Arc::clone(&self.turns)
     }
 
+    /// Ends of the logs that are read (last stable offsets), at most a second old; for lag. A
+    /// partition that is not being fetched is left out.
+    pub fn log_ends(&self) -> LogEnds {
+        LogEnds {
+            ends: Arc::clone(&self.ends),
+        }
+    }
+
     fn command(&self, command: Command) {
         // The thread takes commands every turn; it is gone only after `close`.
         if self.commands.send(command).is_ok() {
             self.mailbox.bell.ring();
         }
+    }
+}
+
+/// Ends of the logs that a source reads. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LogEnds {
+    ends: Ends,
+}
+
+impl LogEnds {
+    /// As they are now.
+    pub fn get(&self) -> HashMap<Partition, Position> {
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

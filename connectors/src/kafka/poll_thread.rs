@@ -12,7 +12,6 @@ use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
 use tokio::sync::oneshot;
 
-use super::mailbox::Mailbox;
 use super::rebalance::{Client, MemberContext, SharedClient};
 use super::session::{Ending, Session, Surroundings};
 use super::settings::{self, Error, GroupSettings, Role, Settings};
@@ -38,7 +37,7 @@ pub(super) fn start(
     group: GroupSettings,
     around: Surroundings,
 ) -> Result<(), Error> {
-    let client = join(&settings, &group, &around.mailbox)?;
+    let client = join(&settings, &group, &around)?;
     std::thread::Builder::new()
         .name("millrace-poll".to_owned())
         .spawn(move || run(&settings, &group, &around, client))
@@ -75,7 +74,7 @@ fn join_again(
     around: &Surroundings,
 ) -> Result<SharedClient, Option<oneshot::Sender<()>>> {
     loop {
-        match join(settings, group, &around.mailbox) {
+        match join(settings, group, around) {
             Ok(client) => return Ok(client),
             // It was made from the same settings before; a file of theirs may be missing now.
             Err(error) => around
@@ -104,13 +103,13 @@ fn join_again(
 fn join(
     settings: &Settings,
     group: &GroupSettings,
-    mailbox: &Arc<Mailbox>,
+    around: &Surroundings,
 ) -> Result<SharedClient, Error> {
     let config = settings::client_config(settings, Role::Member(group))?;
     let mut client: Client = config
-        .create_with_context(MemberContext::default())
+        .create_with_context(MemberContext::new(Arc::clone(&around.ends)))
         .map_err(|error| Error::Client(error.to_string()))?;
-    let bell = Arc::clone(mailbox);
+    let bell = Arc::clone(&around.mailbox);
     client.set_nonempty_callback(move || bell.bell.ring());
     let topics: Vec<&str> = group.topics.iter().map(String::as_str).collect();
     client

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::rebalance::QuietContext;
 use super::settings::{self, Error, ProducerSettings, Role, Settings};
 use super::{classify, ffi};
-use crate::{Delivery, Record, Sink};
+use crate::{AppendClass, Delivery, Record, Sink};
 
 /// Topics whose C names are kept; an app may name any topic per result (A-S4).
 const NAMES_MAX: usize = 64;
@@ -154,6 +154,32 @@ impl KafkaSink {
                 .is_some_and(|producer| producer.client().fatal_error().is_some())
     }
 
+    /// A producer that fails for good purges what it holds, and reports that before the error
+    /// itself: such records wait for the next producer too.
+    fn mark_fatal(&self, ends: &mut [(u64, Delivery)]) {
+        let failed = |end: &Delivery| {
+            matches!(
+                end,
+                Delivery::Failed {
+                    class: AppendClass::Transient,
+                    ..
+                }
+            )
+        };
+        if !ends.iter().any(|(_, end)| failed(end)) || !self.fatal() {
+            return;
+        }
+        for (_, end) in ends {
+            if let Delivery::Failed {
+                class: class @ AppendClass::Transient,
+                ..
+            } = end
+            {
+                *class = AppendClass::Fatal;
+            }
+        }
+    }
+
     /// The index of a topic's C name.
     fn name(&mut self, topic: &Arc<str>) -> Option<usize> {
         let known = self
@@ -213,7 +239,10 @@ impl Sink for KafkaSink {
             {
                 let mut reports = self.ends.lock();
                 if !reports.deliveries.is_empty() {
+                    let before = into.len();
                     into.append(&mut reports.deliveries);
+                    drop(reports);
+                    self.mark_fatal(&mut into[before..]);
                     return;
                 }
             }

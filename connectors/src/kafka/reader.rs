@@ -16,12 +16,12 @@ use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::mpsc;
 
-use super::mailbox::Bell;
 use super::partition::{Drained, Reading};
 use super::rebalance::{QuietContext, list};
 use super::settings::{self, Role, Settings};
 use super::tokens::Groups;
 use crate::StoreError;
+use crate::mailbox::Bell;
 
 /// Fetches that wait for whoever reads.
 const FETCHES_QUEUED_MAX: usize = 16;

@@ -10,17 +10,17 @@
 //! Invariant: only what is in the client's assignment is taken out of it; librdkafka refuses the
 //! whole list otherwise, and the rebalance would never end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use millrace_core::position::Partition;
+use millrace_core::position::{Partition, Position};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tracing::{debug, error, info, warn};
 
 use super::ffi;
@@ -60,6 +60,10 @@ pub(super) struct Group {
     /// An unassign that answers no revocation is under way. If one was already queued, librdkafka
     /// took our unassign for its answer, so that what it names is gone.
     pub(super) restarting: bool,
+    /// Statistics in a row that show no connected broker; `None`: not known yet.
+    pub(super) alone: Option<u32>,
+    /// The last error of the client as a whole, for people.
+    pub(super) last_error: String,
     /// In order.
     pub(super) seen: Vec<Seen>,
 }
@@ -72,13 +76,25 @@ pub(super) struct Revoking {
 }
 
 /// Context of a member's client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MemberContext {
     group: Mutex<Group>,
     served: AtomicU64,
+    ends: Ends,
 }
 
+/// Ends of the logs that are read, as of the last statistics.
+pub(super) type Ends = Arc<Mutex<HashMap<Partition, Position>>>;
+
 impl MemberContext {
+    pub(super) fn new(ends: Ends) -> Self {
+        Self {
+            group: Mutex::default(),
+            served: AtomicU64::new(0),
+            ends,
+        }
+    }
+
     /// The state of the membership.
     pub(super) fn group(&self) -> MutexGuard<'_, Group> {
         self.group.lock().unwrap_or_else(PoisonError::into_inner)
@@ -194,14 +210,40 @@ impl ClientContext for MemberContext {
         log(level, facility, message);
     }
 
-    fn stats_raw(&self, _: &[u8]) {
+    fn stats(&self, statistics: Statistics) {
         self.serve();
+        let connected = statistics
+            .brokers
+            .values()
+            .any(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        {
+            let mut group = self.group();
+            group.alone = Some(match group.alone {
+                _ if connected => 0,
+                alone => alone.unwrap_or(0) + 1,
+            });
+        }
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.clear();
+        for (topic, of) in statistics.topics {
+            let topic: Arc<str> = topic.into();
+            for (number, partition) in of.partitions {
+                // -1 is what librdkafka calls a partition that it has not met.
+                let known = number >= 0 && partition.ls_offset >= 0;
+                if known && partition.fetch_state == "active" {
+                    let partition_of = Partition::new(Arc::clone(&topic), number);
+                    ends.insert(partition_of, Position::new(partition.ls_offset));
+                }
+            }
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.serve();
         if let Some(code) = error.rdkafka_error_code() {
-            self.group().seen.push(Seen::Error(code, reason.to_owned()));
+            let mut group = self.group();
+            reason.clone_into(&mut group.last_error);
+            group.seen.push(Seen::Error(code, reason.to_owned()));
         }
     }
 }

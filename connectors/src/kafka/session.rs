@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use millrace_core::event::EventsBuilder;
-use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Membership};
+use millrace_core::intake::io::{CommitId, CommitOutcome, Membership};
 use millrace_core::limits::{FETCH_BYTES_MAX, FETCH_RECORDS_MAX};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
@@ -24,13 +24,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::mailbox::{Mailbox, Wish};
 use super::partition::{Drained, Reading};
 use super::poll_thread::Command;
-use super::rebalance::{self, MemberContext, Seen, SharedClient};
+use super::rebalance::{self, Ends, MemberContext, Seen, SharedClient};
 use super::token_reader::TokenReader;
 use super::{classify, ffi};
 use crate::Happening;
+use crate::mailbox::{Mailbox, Wish};
+
+mod commits;
 
 /// How long the thread waits when nothing happens; D-G1 allows twice that.
 const TURN: Duration = Duration::from_millis(500);
@@ -68,6 +70,7 @@ pub(super) struct Surroundings {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) tokens: TokenReader,
     pub(super) turns: Arc<AtomicU64>,
+    pub(super) ends: Ends,
     /// How long we may not have polled and still be sure that we are a member (D-G7).
     pub(super) silence_max: Duration,
 }
@@ -174,6 +177,23 @@ impl<'a> Session<'a> {
             }
         }
         self.tell();
+        self.tell_of_brokers();
+    }
+
+    fn tell_of_brokers(&mut self) {
+        let (reachable, message) = {
+            let group = self.client.context().group();
+            match group.alone {
+                Some(0) if self.unreachable => (true, String::new()),
+                // A single one may be a reconnect.
+                Some(2..) if !self.unreachable => (false, group.last_error.clone()),
+                Some(_) | None => return,
+            }
+        };
+        self.unreachable = !reachable;
+        self.around
+            .mailbox
+            .push_once(Happening::Brokers { reachable, message });
     }
 
     fn tell(&mut self) {
@@ -181,7 +201,6 @@ impl<'a> Session<'a> {
         for seen in seen {
             match seen {
                 Seen::Assigned(partitions, identity) => {
-                    self.brokers_reachable();
                     for partition in &partitions {
                         self.around.mailbox.open(partition.clone());
                     }
@@ -475,9 +494,6 @@ impl<'a> Session<'a> {
         // The first one is the last one next time.
         self.order.rotate_left(1);
         let found = !records.is_empty();
-        if found {
-            self.brokers_reachable();
-        }
         let mut events = records.finish().into_iter();
         let fetched = shares
             .into_iter()
@@ -488,117 +504,8 @@ impl<'a> Session<'a> {
         found
     }
 
-    fn commit(&mut self, commit: Commit) {
-        let id = commit.id;
-        if let Err(outcome) = self.may_commit(&commit) {
-            self.around.mailbox.push(Happening::Committed {
-                commit: id,
-                outcome,
-            });
-            return;
-        }
-        let list = rebalance::list(commit.offsets.iter().map(|(partition, committed)| {
-            (partition, Offset::Offset(committed.position.offset()))
-        }));
-        for (partition, committed) in &commit.offsets {
-            if let Some(mut element) = list.find_partition(partition.topic(), partition.number()) {
-                element.set_metadata(&committed.metadata);
-            }
-        }
-        if let Err(error) = ffi::commit(self.client.client(), &list) {
-            self.around.mailbox.push(Happening::Committed {
-                commit: id,
-                outcome: CommitOutcome::Retriable(error.to_string()),
-            });
-            return;
-        }
-        drop(list);
-        self.open = Some(OpenCommit {
-            id,
-            partitions: commit
-                .offsets
-                .into_iter()
-                .map(|(partition, _)| partition)
-                .collect(),
-        });
-    }
-
-    /// What can be known about a commit before it is sent (R4b, D-G7).
-    fn may_commit(&self, commit: &Commit) -> Result<(), CommitOutcome> {
-        if commit.offsets.is_empty() {
-            return Err(CommitOutcome::Done);
-        }
-        if let Some(open) = &self.open {
-            return Err(CommitOutcome::Retriable(format!(
-                "commit {} is open",
-                open.id.0
-            )));
-        }
-        if self.silent || self.polled.elapsed() > self.around.silence_max {
-            return Err(CommitOutcome::NotOwner(
-                "the client was not polled for most of max.poll.interval.ms".to_owned(),
-            ));
-        }
-        if self.client.assignment_lost() {
-            return Err(CommitOutcome::NotOwner("the assignment is lost".to_owned()));
-        }
-        let group = self.client.context().group();
-        for (partition, _) in &commit.offsets {
-            let released = group
-                .revoking
-                .as_ref()
-                .is_some_and(|revoking| revoking.released.contains(partition));
-            if released || !group.granted.contains(partition) {
-                return Err(CommitOutcome::NotOwner(format!(
-                    "{partition} is not ours any more"
-                )));
-            }
-        }
-        drop(group);
-        // librdkafka stamps generation and member when it sends. Without a member id that is
-        // the stamp of an outsider, which brokers accept once the group is empty.
-        let now = ffi::identity(self.client.client());
-        let (Some(now), Some(told)) = (now, &self.member) else {
-            return Err(CommitOutcome::NotOwner(
-                "not a member of the group".to_owned(),
-            ));
-        };
-        if now.generation < 0 || now.member != told.member {
-            return Err(CommitOutcome::NotOwner(
-                "the membership has changed".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    fn committed(&mut self, result: Option<RDKafkaErrorCode>, entries: &[ffi::Entry]) {
-        let code = commit_error(result, entries);
-        let Some(open) = self.open.take() else {
-            return;
-        };
-        match code {
-            None => self.brokers_reachable(),
-            Some(code) if classify::misconfigured(code) => {
-                self.report(format!("commits are refused: {code}"));
-            }
-            Some(_) => {}
-        }
-        self.around.mailbox.push(Happening::Committed {
-            commit: open.id,
-            outcome: classify::commit_outcome(code),
-        });
-    }
-
     fn trouble(&mut self, code: RDKafkaErrorCode, reason: String) {
-        if code == RDKafkaErrorCode::AllBrokersDown {
-            if !self.unreachable {
-                self.unreachable = true;
-                self.around.mailbox.push_once(Happening::Brokers {
-                    reachable: false,
-                    message: reason,
-                });
-            }
-        } else if classify::misconfigured(code) {
+        if classify::misconfigured(code) {
             self.report(reason);
         }
     }
@@ -611,16 +518,6 @@ impl<'a> Session<'a> {
             self.around
                 .mailbox
                 .push_once(Happening::Misconfigured(message));
-        }
-    }
-
-    fn brokers_reachable(&mut self) {
-        if self.unreachable {
-            self.unreachable = false;
-            self.around.mailbox.push_once(Happening::Brokers {
-                reachable: true,
-                message: String::new(),
-            });
         }
     }
 
@@ -644,7 +541,7 @@ impl<'a> Session<'a> {
             return;
         };
         let ended = seen.into_iter().find_map(|seen| match seen {
-            Seen::Committed { result, entries } => Some(commit_error(result, &entries)),
+            Seen::Committed { result, entries } => Some(commits::error(result, &entries)),
             Seen::Assigned(..) | Seen::Revoking(_) | Seen::Lost(_) | Seen::Error(..) => None,
         });
         let outcome = match ended {
@@ -656,13 +553,6 @@ impl<'a> Session<'a> {
             outcome,
         });
     }
-}
-
-fn commit_error(
-    result: Option<RDKafkaErrorCode>,
-    entries: &[ffi::Entry],
-) -> Option<RDKafkaErrorCode> {
-    result.or_else(|| entries.iter().find_map(|entry| entry.error))
 }
 
 fn member_hash(member: &str) -> u32 {

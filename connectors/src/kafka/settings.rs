@@ -11,7 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
 /// A way to a Kafka cluster, and who we are there.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `host:port` each; at least one.
     pub bootstrap: Vec<String>,
@@ -35,6 +35,24 @@ impl Settings {
             sasl: None,
             properties: Vec::new(),
         }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values of properties may be secrets (B-K5).
+        let properties: Vec<&str> = self
+            .properties
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        f.debug_struct("Settings")
+            .field("bootstrap", &self.bootstrap)
+            .field("client_id", &self.client_id)
+            .field("tls", &self.tls)
+            .field("sasl", &self.sasl)
+            .field("properties", &properties)
+            .finish()
     }
 }
 
@@ -260,6 +278,8 @@ pub fn refusal(property: &str) -> Option<&'static str> {
         .map(|(_, reason)| *reason)
 }
 
+const RETRY_BACKOFF: &str = "retry.backoff.ms";
+
 /// What a client is for.
 #[derive(Clone, Copy)]
 pub(super) enum Role<'a> {
@@ -278,7 +298,15 @@ pub(super) enum Role<'a> {
 /// The properties of a client with this role.
 pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Info);
+    let debug = settings
+        .properties
+        .iter()
+        .any(|(property, _)| property == "debug");
+    config.set_log_level(if debug {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
     connection(settings, &mut config);
     match role {
         Role::Member(group) => member(group, &mut config),
@@ -286,6 +314,7 @@ pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<Clien
             reads(&mut config);
             // A group's offsets are stable only under read_committed (E6).
             config.set("isolation.level", "read_committed");
+            commits(&mut config);
             // How long a commit may wait for its coordinator.
             config.set("session.timeout.ms", "6000");
             if let Some(group) = group {
@@ -309,7 +338,11 @@ pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<Clien
                 reason,
             });
         }
-        let kept = matches!(role, Role::Outsider(_)) && property == "isolation.level";
+        let kept = match role {
+            Role::Outsider(_) => ["isolation.level", RETRY_BACKOFF].contains(&property.as_str()),
+            Role::Member(_) => property == RETRY_BACKOFF,
+            Role::Reader | Role::Producer(_) | Role::Admin => false,
+        };
         if !kept {
             config.set(property, value);
         }
@@ -324,7 +357,12 @@ fn connection(settings: &Settings, config: &mut ClientConfig) {
     config.set("socket.nagle.disable", "true");
     config.set("reconnect.backoff.max.ms", "2000");
     let encrypted = settings.tls != Tls::Off;
-    let protocol = match (encrypted, settings.sasl.is_some()) {
+    let authenticated = settings.sasl.is_some()
+        || settings
+            .properties
+            .iter()
+            .any(|(property, _)| property == "sasl.mechanism");
+    let protocol = match (encrypted, authenticated) {
         (false, false) => "plaintext",
         (true, false) => "ssl",
         (false, true) => "sasl_plaintext",
@@ -367,9 +405,20 @@ fn prefetch(config: &mut ClientConfig) {
     config.set("queued.min.messages", "10000");
 }
 
+/// A commit that loses its connection is retried by librdkafka. If that happens before the
+/// coordinator was found again, the finding cuts the retry off, which starts the search anew,
+/// and so on until the session has ended and the member is evicted. The search may wait behind
+/// a fetch, so a retry has to wait longer than a fetch.
+fn commits(config: &mut ClientConfig) {
+    config.set(RETRY_BACKOFF, "1000");
+}
+
 fn member(group: &GroupSettings, config: &mut ClientConfig) {
     reads(config);
     prefetch(config);
+    commits(config);
+    config.set("fetch.wait.max.ms", "300");
+    config.set("statistics.interval.ms", "500");
     let session_ms = group.session_timeout.as_millis();
     config.set("group.id", &group.group);
     config.set("partition.assignment.strategy", "cooperative-sticky");
@@ -475,7 +524,13 @@ mod tests {
         let config = client_config(&settings, Role::Admin).unwrap();
         assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));
         assert_eq!(config.get("sasl.mechanism"), Some("SCRAM-SHA-512"));
-        assert!(!format!("{settings:?}").contains("geheim"));
+        settings.properties = vec![("ssl.key.password".to_owned(), "topsecret".to_owned())];
+        let printed = format!("{settings:?}");
+        assert!(printed.contains("ssl.key.password"));
+        assert!(
+            !printed.contains("geheim") && !printed.contains("topsecret"),
+            "{printed}"
+        );
     }
 
     #[test]

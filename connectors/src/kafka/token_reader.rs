@@ -14,9 +14,9 @@ use millrace_core::position::{Partition, Position};
 use tracing::debug;
 
 use super::admin::Admin;
-use super::mailbox::{Mailbox, Tenure};
 use super::settings::{GroupSettings, Settings};
 use super::tokens::Groups;
+use crate::mailbox::{Mailbox, Tenure};
 use crate::{Happening, StoreError};
 
 /// How long a question that nobody else repeats waits for its next try.

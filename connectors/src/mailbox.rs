@@ -29,14 +29,14 @@ const WAITING_BYTES_MAX: usize = 8 * FETCH_BYTES_MAX;
 
 /// Wakes a thread. A ring before the wait is not lost.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(crate) struct Bell {
     rung: Mutex<bool>,
     waiting: Condvar,
 }
 
 impl Bell {
     /// Wakes the thread that waits, or the next one that will.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         let mut rung = lock(&self.rung);
         if !*rung {
             *rung = true;
@@ -45,7 +45,7 @@ impl Bell {
     }
 
     /// Waits for a ring, at most this long.
-    pub(super) fn wait(&self, at_most: Duration) {
+    pub(crate) fn wait(&self, at_most: Duration) {
         let rung = lock(&self.rung);
         let (mut rung, _) = self
             .waiting
@@ -73,7 +73,7 @@ enum Item {
 /// One stay of a partition with us. An answer to a question from an earlier stay must not reach
 /// the driver: others may have committed in between (R2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Tenure(u64);
+pub(crate) struct Tenure(u64);
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -110,7 +110,7 @@ struct Inner {
 
 /// The state of a partition as the driver wants it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     /// Read on.
     Read,
     /// Records wait already; read when there is room again.
@@ -123,25 +123,35 @@ pub(super) enum Wish {
 
 /// What waits for the driver of a source.
 #[derive(Debug, Default)]
-pub(super) struct Mailbox {
+pub(crate) struct Mailbox {
     inner: Mutex<Inner>,
     filled: Notify,
-    pub(super) bell: Bell,
+    pub(crate) bell: Bell,
 }
 
 impl Mailbox {
     /// The next happening. Cancel-safe: nothing is taken before it is returned.
-    pub(super) async fn next(&self) -> Happening {
+    pub(crate) async fn next(&self) -> Happening {
         loop {
-            let filled = self.filled.notified();
             if let Some(happening) = self.take() {
                 return happening;
             }
-            filled.await;
+            self.filled().await;
         }
     }
 
-    fn take(&self) -> Option<Happening> {
+    /// Ends when something may have been added since the last time.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Makes [`Mailbox::filled`] end.
+    pub(crate) fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// The next happening, if there is one.
+    pub(crate) fn take(&self) -> Option<Happening> {
         let mut inner = lock(&self.inner);
         if let Some(happening) = inner.control.pop_front() {
             return Some(happening);
@@ -159,13 +169,13 @@ impl Mailbox {
     }
 
     /// Adds a control happening.
-    pub(super) fn push(&self, happening: Happening) {
+    pub(crate) fn push(&self, happening: Happening) {
         lock(&self.inner).control.push_back(happening);
         self.filled.notify_one();
     }
 
     /// Adds a control happening unless the same kind waits already.
-    pub(super) fn push_once(&self, happening: Happening) {
+    pub(crate) fn push_once(&self, happening: Happening) {
         let mut inner = lock(&self.inner);
         let kind = std::mem::discriminant(&happening);
         inner
@@ -177,7 +187,7 @@ impl Mailbox {
     }
 
     /// Adds records of partitions; those that were given away meanwhile are dropped.
-    pub(super) fn push_fetched(&self, fetched: Vec<(Partition, Vec<Event>)>) {
+    pub(crate) fn push_fetched(&self, fetched: Vec<(Partition, Vec<Event>)>) {
         let mut inner = lock(&self.inner);
         for (partition, events) in fetched {
             let bytes = events.iter().map(Event::bytes).sum();
@@ -188,7 +198,7 @@ impl Mailbox {
     }
 
     /// Adds a happening behind the records of its partition, unless that was given away since.
-    pub(super) fn push_behind(&self, partition: Partition, tenure: Tenure, happening: Happening) {
+    pub(crate) fn push_behind(&self, partition: Partition, tenure: Tenure, happening: Happening) {
         let mut inner = lock(&self.inner);
         if inner.tenure(&partition) == Some(tenure) {
             inner.add(partition, Item::Behind(Box::new(happening)), 0);
@@ -198,7 +208,7 @@ impl Mailbox {
     }
 
     /// Adds a control happening about a partition, unless that was given away since.
-    pub(super) fn push_about(&self, partition: &Partition, tenure: Tenure, happening: Happening) {
+    pub(crate) fn push_about(&self, partition: &Partition, tenure: Tenure, happening: Happening) {
         let mut inner = lock(&self.inner);
         if inner.tenure(partition) == Some(tenure) {
             inner.control.push_back(happening);
@@ -208,7 +218,7 @@ impl Mailbox {
     }
 
     /// A partition was granted: records may come.
-    pub(super) fn open(&self, partition: Partition) {
+    pub(crate) fn open(&self, partition: Partition) {
         let mut inner = lock(&self.inner);
         inner.tenures += 1;
         let tenure = Tenure(inner.tenures);
@@ -216,12 +226,12 @@ impl Mailbox {
     }
 
     /// The tenure of a partition that is ours.
-    pub(super) fn tenure(&self, partition: &Partition) -> Option<Tenure> {
+    pub(crate) fn tenure(&self, partition: &Partition) -> Option<Tenure> {
         lock(&self.inner).tenure(partition)
     }
 
     /// Partitions are gone, and their records with them.
-    pub(super) fn drop_lanes(&self, partitions: &[Partition]) {
+    pub(crate) fn drop_lanes(&self, partitions: &[Partition]) {
         let mut inner = lock(&self.inner);
         for partition in partitions {
             inner.lanes.remove(partition);
@@ -230,12 +240,12 @@ impl Mailbox {
     }
 
     /// Nothing is handed over until [`Mailbox::rejoined`].
-    pub(super) fn rejoin(&self) {
+    pub(crate) fn rejoin(&self) {
         lock(&self.inner).rejoining = true;
     }
 
     /// All partitions are gone; tells the driver.
-    pub(super) fn rejoined(&self) {
+    pub(crate) fn rejoined(&self) {
         let mut inner = lock(&self.inner);
         inner.lanes.clear();
         inner.turns.clear();
@@ -246,14 +256,14 @@ impl Mailbox {
     }
 
     /// Hands over no more records of a partition.
-    pub(super) fn pause(&self, partition: Partition) {
+    pub(crate) fn pause(&self, partition: Partition) {
         let mut inner = lock(&self.inner);
         let lane = inner.lanes.entry(partition).or_default();
         lane.paused_since.get_or_insert_with(Instant::now);
     }
 
     /// Hands them over again.
-    pub(super) fn resume(&self, partition: &Partition) {
+    pub(crate) fn resume(&self, partition: &Partition) {
         let mut inner = lock(&self.inner);
         if let Some(lane) = inner.lanes.get_mut(partition) {
             lane.paused_since = None;
@@ -264,7 +274,7 @@ impl Mailbox {
     }
 
     /// Drops a partition's records and hands over none until [`Mailbox::sought`].
-    pub(super) fn seek(&self, partition: Partition) {
+    pub(crate) fn seek(&self, partition: Partition) {
         let mut inner = lock(&self.inner);
         let lane = inner.lanes.entry(partition).or_default();
         lane.items.clear();
@@ -273,7 +283,7 @@ impl Mailbox {
     }
 
     /// One seek is done: records from now on are of the new position.
-    pub(super) fn sought(&self, partition: &Partition) {
+    pub(crate) fn sought(&self, partition: &Partition) {
         if let Some(lane) = lock(&self.inner).lanes.get_mut(partition) {
             lane.items.clear();
             lane.bytes = 0;
@@ -282,7 +292,7 @@ impl Mailbox {
     }
 
     /// What the driver wants of each of these partitions now.
-    pub(super) fn wishes<'a>(&self, partitions: impl Iterator<Item = &'a Partition>) -> Vec<Wish> {
+    pub(crate) fn wishes<'a>(&self, partitions: impl Iterator<Item = &'a Partition>) -> Vec<Wish> {
         let mut inner = lock(&self.inner);
         let (mut bytes, mut fetches) = (0, 0);
         for lane in inner.lanes.values().filter(|lane| lane.open()) {
