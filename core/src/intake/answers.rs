@@ -197,7 +197,7 @@ impl Intake {
             }
             match known {
                 Some(index) => lanes[index].waits |= next != Next::Gone,
-                None if next == Next::Gone => self.go_on(event.tenure, lane),
+                None if next == Next::Gone => self.go_on(event.tenure, lane, now),
                 None => {}
             }
         }
@@ -208,7 +208,7 @@ impl Intake {
             self.put_back(event, now);
         }
         for lane in lanes.into_iter().filter(|lane| !lane.waits) {
-            self.go_on(lane.tenure, lane.lane);
+            self.go_on(lane.tenure, lane.lane, now);
         }
     }
 
@@ -323,7 +323,7 @@ impl Intake {
     ) {
         let lane = self.work(event).expect("its lane just gave it").lane;
         match self.dead_letter(event, letter, now, effects) {
-            Next::Gone => self.go_on(event.tenure, lane),
+            Next::Gone => self.go_on(event.tenure, lane, now),
             // A storm holds it. It is no use as a probe, because the app never sees it.
             Next::Later | Next::AtOnce => {
                 if let Some(work) = self.work(event) {
@@ -340,15 +340,19 @@ impl Intake {
         self.report_dead_letter(event, &letter, now, effects);
         let lane = self.work(event).expect("it was just woken").lane;
         self.answer(event, Answer::DeadLetter(Box::new(letter)));
-        self.go_on(event.tenure, lane);
+        self.go_on(event.tenure, lane, now);
     }
 
     /// The event's lane goes on with the next one.
-    fn go_on(&mut self, tenure: TenureId, lane: LaneId) {
+    fn go_on(&mut self, tenure: TenureId, lane: LaneId, now: Time) {
         if self.settings.rules.hold(Rule::LaneExclusion)
             && let Some(tenure) = self.tenures.get_mut(&tenure)
         {
             tenure.lanes.release(lane);
+            // Or the next event of a lane waits for the next fetch or commit.
+            if tenure.lanes.ready() > 0 {
+                self.waiting_since.get_or_insert(now);
+            }
         }
     }
 
