@@ -23,9 +23,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::broker::free_port;
-use crate::wait::wait_until;
+use crate::wait::{wait_for, wait_until};
 
 /// How long a crashed app needs to come back.
 const RESTART: Duration = Duration::from_millis(300);
@@ -47,6 +48,8 @@ pub struct Asked {
     pub together: usize,
     /// Number of the request.
     pub request: u64,
+    /// When it came.
+    pub at: Instant,
     /// Request headers, or the headers of a batch item.
     pub headers: Vec<(String, String)>,
 }
@@ -344,6 +347,13 @@ impl RunningApp {
         self.shared.seen().requests
     }
 
+    /// When it was asked about one more than `count` events; waits for that.
+    pub fn first_after(&self, count: usize) -> Instant {
+        wait_for(&format!("event {count} at the app"), || {
+            self.shared.seen().asked.get(count).map(|asked| asked.at)
+        })
+    }
+
     /// How often it was asked about an event while another of the same key was at it.
     pub fn overlaps(&self) -> usize {
         self.shared.seen().overlaps
@@ -428,6 +438,10 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, number: u64) {
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
+        // Without it a short answer waits for the acknowledgement of the one before.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         let mut ends = shared.life.subscribe();
         let app = Arc::clone(shared);
         tokio::spawn(async move {
@@ -596,6 +610,7 @@ fn single(headers: &HeaderMap, body: &Bytes) -> Asked {
         attempt: u32::try_from(number("millrace-attempt")).expect("an attempt"),
         together: 1,
         request: 0,
+        at: Instant::now(),
         headers: all.collect(),
     }
 }
@@ -633,6 +648,7 @@ fn batch_item(item: &Value) -> Asked {
         attempt: u32::try_from(item["attempt"].as_u64().expect("an attempt")).expect("small"),
         together: 0,
         request: 0,
+        at: Instant::now(),
         headers: item["headers"]
             .as_array()
             .into_iter()

@@ -142,9 +142,16 @@ impl Record {
 }
 
 /// A cluster as clients see it.
-#[derive(Clone, Debug)]
 pub struct Cluster {
     bootstrap: String,
+    /// Asks and reads; belongs to no group. Making a client costs more than asking one.
+    reader: BaseConsumer,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
+    }
 }
 
 impl Cluster {
@@ -152,35 +159,15 @@ impl Cluster {
     pub fn at(bootstrap: &str) -> Self {
         Self {
             bootstrap: bootstrap.to_owned(),
+            reader: consumer(bootstrap, "nobody"),
         }
     }
 
-    fn config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.bootstrap)
-            .set("reconnect.backoff.ms", "20")
-            .set("reconnect.backoff.max.ms", "200");
-        config
-    }
-
-    fn consumer(&self, group: &str) -> BaseConsumer {
-        self.config()
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "false")
-            .set("fetch.wait.max.ms", "50")
-            .set("message.max.bytes", "67108864")
-            .set("receive.message.max.bytes", "134217728")
-            .create()
-            .expect("a consumer")
-    }
-
     /// Creates a topic.
-    pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> = self.config().create().expect("an admin");
+    pub fn create_topic(&self, name: &str, partitions: i32, configured: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> = config(&self.bootstrap).create().expect("an admin");
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-        for (key, value) in config {
+        for (key, value) in configured {
             topic = topic.set(key, value);
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -199,25 +186,26 @@ impl Cluster {
 
     /// Its id.
     pub fn id(&self) -> String {
-        let id = self.consumer("nobody").client().fetch_cluster_id(ANSWER);
-        id.expect("a broker has a cluster id")
+        wait_for("the cluster's id", || {
+            // A client that has not asked anything yet does not know.
+            self.reader.fetch_metadata(Some("none"), ANSWER).ok()?;
+            self.reader.client().fetch_cluster_id(ANSWER)
+        })
     }
 
     /// The partitions of a topic, once it is there.
     pub fn partitions(&self, topic: &str) -> Vec<i32> {
-        let consumer = self.consumer("nobody");
-        wait_for(&format!("topic {topic}"), || partitions(&consumer, topic).filter(|all| !all.is_empty()))
+        wait_for(&format!("topic {topic}"), || partitions(&self.reader, topic).filter(|all| !all.is_empty()))
     }
 
     /// Whether a topic is there.
     pub fn has_topic(&self, topic: &str) -> bool {
-        let consumer = self.consumer("nobody");
-        !wait_for("an answer about topics", || partitions(&consumer, topic)).is_empty()
+        !wait_for("an answer about topics", || partitions(&self.reader, topic)).is_empty()
     }
 
     /// Everything that a topic holds now, per partition in order of the offsets.
     pub fn read(&self, topic: &str) -> Vec<Record> {
-        let consumer = self.consumer("nobody");
+        let consumer = &self.reader;
         let mut ends = BTreeMap::new();
         let mut assignment = TopicPartitionList::new();
         for partition in self.partitions(topic) {
@@ -252,13 +240,14 @@ impl Cluster {
             }
             records.push(record);
         }
+        consumer.unassign().expect("an end of the assignment");
         records.sort_by_key(|record| (record.partition, record.offset));
         records
     }
 
     /// First free offset of each partition.
     pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
-        let consumer = self.consumer("nobody");
+        let consumer = &self.reader;
         let end = |partition| {
             let ask = || consumer.fetch_watermarks(topic, partition, ANSWER).ok();
             (partition, wait_for("the end of a partition", ask).1)
@@ -268,14 +257,13 @@ impl Cluster {
 
     /// Watches what a group has committed.
     pub fn commits(&self, group: &str) -> Commits {
-        Commits(self.consumer(group))
+        Commits(consumer(&self.bootstrap, group))
     }
 
     /// A producer.
     pub fn writer(&self, topic: &str) -> Writer {
         let outcome = Outcome::default();
-        let producer = self
-            .config()
+        let producer = config(&self.bootstrap)
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", "60000")
@@ -287,6 +275,26 @@ impl Cluster {
             outcome,
         }
     }
+}
+
+fn config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("reconnect.backoff.ms", "20")
+        .set("reconnect.backoff.max.ms", "200");
+    config
+}
+
+fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
+    config(bootstrap)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "50")
+        .set("message.max.bytes", "67108864")
+        .set("receive.message.max.bytes", "134217728")
+        .create()
+        .expect("a consumer")
 }
 
 /// The partitions of a topic, none if it does not exist; `None` if the broker does not answer.

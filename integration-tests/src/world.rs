@@ -260,6 +260,11 @@ impl Running {
         format!("{}-{part}", self.name)
     }
 
+    /// The name of the block: the last part of its identity.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The consumer group of the release.
     pub fn group(&self) -> &str {
         &self.group

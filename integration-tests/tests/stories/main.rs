@@ -3,3 +3,5 @@
 //! that depend on the broker on a real Kafka.
 
 mod answers;
+mod app_faults;
+mod failures;
