@@ -95,7 +95,10 @@ mod tests {
                 Cut::At(time) => Cut::At(Time { wall_ms: 0, ..time }),
                 other => other,
             };
-            assert_eq!(cut, expected, "{events} events, {open_calls} calls, at {now}");
+            assert_eq!(
+                cut, expected,
+                "{events} events, {open_calls} calls, at {now}"
+            );
         };
         check(0, 0, 20, Cut::Nothing);
         check(1, 0, 10, Cut::Now);

@@ -103,8 +103,12 @@ impl Breaker {
     pub fn gate(&self, now: Time) -> Gate {
         match self.state {
             State::Closed => Gate::Closed,
-            State::Open { cause, probe_at, .. } if now.boot >= probe_at.boot => Gate::Probe(cause),
-            State::Open { cause, probe_at, .. } => Gate::Open(cause, Some(probe_at)),
+            State::Open {
+                cause, probe_at, ..
+            } if now.boot >= probe_at.boot => Gate::Probe(cause),
+            State::Open {
+                cause, probe_at, ..
+            } => Gate::Open(cause, Some(probe_at)),
             State::Probing { cause, .. } => Gate::Open(cause, None),
         }
     }
@@ -179,7 +183,9 @@ impl Breaker {
 
     /// May this event be dead-lettered? If not, the breaker is open and the event is held.
     pub fn may_dead_letter(&mut self, now: Time) -> bool {
-        let off = self.storm_guard_off_until.is_some_and(|until| now.boot < until.boot);
+        let off = self
+            .storm_guard_off_until
+            .is_some_and(|until| now.boot < until.boot);
         let (dead, all) = self.records.sums(now);
         let storm = self.cause() == Some(Cause::Storm)
             || dead >= self.settings.storm_records_min
@@ -301,7 +307,10 @@ mod tests {
         fail(&mut breaker, 19, at(1));
         assert_eq!(breaker.gate(at(1)), Gate::Closed);
         fail(&mut breaker, 1, at(1));
-        assert!(matches!(breaker.gate(at(5)), Gate::Open(Cause::Failures, Some(_))));
+        assert!(matches!(
+            breaker.gate(at(5)),
+            Gate::Open(Cause::Failures, Some(_))
+        ));
         for (now, then) in [(6, 16), (16, 31), (31, 46)] {
             assert_eq!(breaker.gate(at(now)), Gate::Probe(Cause::Failures));
             breaker.probing();
@@ -327,7 +336,10 @@ mod tests {
         let mut breaker = breaker();
         assert!(breaker.misconfigured(at(1)));
         assert!(!breaker.misconfigured(at(1)), "it opens once");
-        assert!(matches!(breaker.gate(at(2)), Gate::Open(Cause::Misconfigured, Some(_))));
+        assert!(matches!(
+            breaker.gate(at(2)),
+            Gate::Open(Cause::Misconfigured, Some(_))
+        ));
     }
 
     #[test]
@@ -335,7 +347,10 @@ mod tests {
         let mut breaker = breaker();
         let letters = (0..500).filter(|_| breaker.may_dead_letter(at(1))).count();
         assert_eq!(letters, 100);
-        assert!(matches!(breaker.gate(at(1)), Gate::Open(Cause::Storm, Some(_))));
+        assert!(matches!(
+            breaker.gate(at(1)),
+            Gate::Open(Cause::Storm, Some(_))
+        ));
         breaker.resume(Some(at(600)));
         let letters = (0..500).filter(|_| breaker.may_dead_letter(at(2))).count();
         assert_eq!(letters, 500, "an operator switched it off for ten minutes");

@@ -43,7 +43,11 @@ impl Span {
     }
 
     fn bytes(self) -> usize {
-        if self.len == NULL { 0 } else { self.len as usize }
+        if self.len == NULL {
+            0
+        } else {
+            self.len as usize
+        }
     }
 }
 
@@ -225,7 +229,8 @@ impl EventsBuilder {
     }
 
     fn end(&self) -> u32 {
-        u32::try_from(self.buffer.len()).expect("a fetch is far below 4 GiB (limits::FETCH_BYTES_MAX)")
+        u32::try_from(self.buffer.len())
+            .expect("a fetch is far below 4 GiB (limits::FETCH_BYTES_MAX)")
     }
 
     fn append(&mut self, bytes: Option<&[u8]>) -> Span {
@@ -243,7 +248,9 @@ impl EventsBuilder {
     }
 
     fn append_prefixed(&mut self, bytes: Option<&[u8]>) {
-        let len = bytes.map_or(NULL, |b| u32::try_from(b.len()).expect("a header is below 4 GiB"));
+        let len = bytes.map_or(NULL, |b| {
+            u32::try_from(b.len()).expect("a header is below 4 GiB")
+        });
         self.buffer.extend_from_slice(&len.to_le_bytes());
         self.buffer.extend_from_slice(bytes.unwrap_or_default());
     }

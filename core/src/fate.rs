@@ -108,7 +108,9 @@ pub fn decide(
 fn permanent(settings: &Settings, failure: &Failure) -> Fate {
     match (failure.kind, settings.oversized) {
         (FailureKind::Oversized, Oversized::Block) if !failure.attempted => Fate::Block,
-        (FailureKind::Oversized, _) if failure.attempted => Fate::DeadLetter(Reason::Oversized, Stage::App),
+        (FailureKind::Oversized, _) if failure.attempted => {
+            Fate::DeadLetter(Reason::Oversized, Stage::App)
+        }
         (FailureKind::Oversized, _) => Fate::DeadLetter(Reason::Oversized, Stage::Input),
         (FailureKind::Refused | FailureKind::Malformed | FailureKind::ConnectionLost, _) => {
             Fate::DeadLetter(Reason::Permanent, Stage::App)
@@ -201,7 +203,11 @@ mod tests {
             first_ms: NOW.wall_ms,
         };
         let fate = decide(&settings(), failure, &mut attempts, 1.0, NOW);
-        assert_eq!((&fate, attempts.counted), (expect, counted_after), "{failure:?}");
+        assert_eq!(
+            (&fate, attempts.counted),
+            (expect, counted_after),
+            "{failure:?}"
+        );
     }
 
     #[test]
@@ -251,7 +257,13 @@ mod tests {
             counted: 0,
             first_ms: NOW.wall_ms - 600_000,
         };
-        let fate = decide(&settings(), &failure(Class::Transient), &mut attempts, 0.0, NOW);
+        let fate = decide(
+            &settings(),
+            &failure(Class::Transient),
+            &mut attempts,
+            0.0,
+            NOW,
+        );
         assert_eq!(fate, Fate::DeadLetter(Reason::MaxAge, Stage::App));
     }
 
@@ -261,10 +273,24 @@ mod tests {
         settings.attempts_max = 1;
         for (policy, expect) in [
             (OnExhausted::Block, Fate::Block),
-            (OnExhausted::Drop { reason: "test".into() }, Fate::Drop),
+            (
+                OnExhausted::Drop {
+                    reason: "test".into(),
+                },
+                Fate::Drop,
+            ),
         ] {
             settings.on_exhausted = policy;
-            let fate = decide(&settings, &failure(Class::Transient), &mut Attempts { counted: 0, first_ms: NOW.wall_ms }, 0.0, NOW);
+            let fate = decide(
+                &settings,
+                &failure(Class::Transient),
+                &mut Attempts {
+                    counted: 0,
+                    first_ms: NOW.wall_ms,
+                },
+                0.0,
+                NOW,
+            );
             assert_eq!(fate, expect);
         }
     }

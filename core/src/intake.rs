@@ -82,7 +82,9 @@ pub struct Intake {
 enum App {
     Reachable,
     /// Not reached; asked again at this time, or the question is out if `None`.
-    Unreachable { ask_at: Option<Time> },
+    Unreachable {
+        ask_at: Option<Time>,
+    },
 }
 
 /// A call that the app has not answered.
@@ -145,7 +147,9 @@ impl Intake {
             } => self.assigned(partitions, membership, effects),
             Input::Revoking(partitions) => self.revoking(partitions, now, effects),
             Input::Lost(partitions) => self.lost(&partitions, effects),
-            Input::TokensRead { partition, read } => self.tokens_read(&partition, read, now, effects),
+            Input::TokensRead { partition, read } => {
+                self.tokens_read(&partition, read, now, effects)
+            }
             Input::Fetched { batches } => batches.into_iter().for_each(|b| self.fetched(b, now)),
             Input::OutOfRange {
                 partition,
@@ -199,8 +203,16 @@ impl Intake {
 
     /// The earliest moment at which time alone changes something.
     fn earliest(&self, now: Time) -> Option<Time> {
-        let retry = self.retries.peek().map(|Reverse((at, _))| *at).filter(|_| self.drain.is_none());
-        let drain = self.drain.as_ref().filter(|d| !d.stopped).map(|d| d.deadline.boot);
+        let retry = self
+            .retries
+            .peek()
+            .map(|Reverse((at, _))| *at)
+            .filter(|_| self.drain.is_none());
+        let drain = self
+            .drain
+            .as_ref()
+            .filter(|d| !d.stopped)
+            .map(|d| d.deadline.boot);
         [
             retry,
             drain,
@@ -248,18 +260,30 @@ impl Intake {
                 let work = tenure.ledger.get_mut(number).expect("it was just listed");
                 work.place = Place::Backoff;
                 work.attempts.counted = 0;
-                let event = EventRef { tenure: *id, number };
+                let event = EventRef {
+                    tenure: *id,
+                    number,
+                };
                 self.retries.push(Reverse((now.boot, event)));
             }
         }
     }
 
     /// Marks one event to be dead-lettered when its turn comes; at once if it is held back.
-    fn skip(&mut self, partition: &Partition, position: crate::position::Position, reason: String, now: Time) {
+    fn skip(
+        &mut self,
+        partition: &Partition,
+        position: crate::position::Position,
+        reason: String,
+        now: Time,
+    ) {
         let Some(&id) = self.by_partition.get(partition) else {
             return;
         };
-        let tenure = self.tenures.get_mut(&id).expect("by_partition names tenures");
+        let tenure = self
+            .tenures
+            .get_mut(&id)
+            .expect("by_partition names tenures");
         let Some(number) = tenure.ledger.find(position) else {
             return;
         };
@@ -267,12 +291,16 @@ impl Intake {
         work.skip = Some(reason);
         if matches!(work.place, Place::Backoff | Place::Blocked) {
             work.place = Place::Backoff;
-            self.retries.push(Reverse((now.boot, EventRef { tenure: id, number })));
+            self.retries
+                .push(Reverse((now.boot, EventRef { tenure: id, number })));
         }
     }
 
     fn work(&mut self, event: EventRef) -> Option<&mut Work> {
-        self.tenures.get_mut(&event.tenure)?.ledger.get_mut(event.number)
+        self.tenures
+            .get_mut(&event.tenure)?
+            .ledger
+            .get_mut(event.number)
     }
 
     fn next_call_id(&mut self) -> CallId {

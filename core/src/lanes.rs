@@ -199,7 +199,10 @@ mod tests {
         assert_ne!(of(Ordering::Key, Some(b"")), LaneId::NONE);
         assert_eq!(of(Ordering::Key, Some(b"x")), of(Ordering::Key, Some(b"x")));
         assert_ne!(of(Ordering::Key, Some(b"x")), of(Ordering::Key, Some(b"y")));
-        assert_eq!(of(Ordering::Partition, None), of(Ordering::Partition, Some(b"x")));
+        assert_eq!(
+            of(Ordering::Partition, None),
+            of(Ordering::Partition, Some(b"x"))
+        );
         assert_eq!(of(Ordering::None, Some(b"x")), LaneId::NONE);
     }
 

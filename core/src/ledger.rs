@@ -159,7 +159,9 @@ impl<T> Ledger<T> {
     }
 
     fn front(&self) -> Position {
-        self.entries.front().map_or(self.end, |(position, _)| *position)
+        self.entries
+            .front()
+            .map_or(self.end, |(position, _)| *position)
     }
 
     fn settle(&mut self) {
@@ -172,9 +174,11 @@ impl<T> Ledger<T> {
 
 /// The indices of the bits that are set, least significant first.
 fn bits(bitmap: &[u8]) -> impl Iterator<Item = u64> {
-    (0u64..)
-        .zip(bitmap)
-        .flat_map(|(byte, bits)| (0..8).filter(move |i| bits >> i & 1 == 1).map(move |i| byte * 8 + i))
+    (0u64..).zip(bitmap).flat_map(|(byte, bits)| {
+        (0..8)
+            .filter(move |i| bits >> i & 1 == 1)
+            .map(move |i| byte * 8 + i)
+    })
 }
 
 #[cfg(test)]
@@ -238,6 +242,12 @@ mod tests {
         assert_eq!(ledger.find(at(4)), None);
         ledger.finish(b);
         assert_eq!(ledger.find(at(8)), None);
-        assert_eq!(ledger.iter().map(|(n, p, e)| (n, p, *e)).collect::<Vec<_>>(), [(a, at(3), 'a')]);
+        assert_eq!(
+            ledger
+                .iter()
+                .map(|(n, p, e)| (n, p, *e))
+                .collect::<Vec<_>>(),
+            [(a, at(3), 'a')]
+        );
     }
 }

@@ -77,7 +77,12 @@ pub fn live(position: Position, topic: Option<u32>) -> Committed {
 mod tests {
     use super::*;
 
-    fn check(registry: Option<Seeding>, known: bool, committed: &[bool], expect: Option<(u32, &[i32])>) {
+    fn check(
+        registry: Option<Seeding>,
+        known: bool,
+        committed: &[bool],
+        expect: Option<(u32, &[i32])>,
+    ) {
         let release = ReleaseId::new("r1-0000abcd").unwrap();
         let found = Found {
             registry: known.then(|| Grant {
@@ -102,7 +107,12 @@ mod tests {
 
     #[test]
     fn d_g12_a_start_that_died_half_way_is_continued_with_its_own_count() {
-        check(Some(Seeding::Seeding(2)), true, &[true, false, false], Some((2, &[1])));
+        check(
+            Some(Seeding::Seeding(2)),
+            true,
+            &[true, false, false],
+            Some((2, &[1])),
+        );
     }
 
     #[test]

@@ -150,7 +150,9 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("bootstrap", &self.bootstrap)
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,7 +167,8 @@ impl Cluster {
 
     /// Creates a topic.
     pub fn create_topic(&self, name: &str, partitions: i32, configured: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> = config(&self.bootstrap).create().expect("an admin");
+        let admin: AdminClient<DefaultClientContext> =
+            config(&self.bootstrap).create().expect("an admin");
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         for (key, value) in configured {
             topic = topic.set(key, value);
@@ -195,7 +198,9 @@ impl Cluster {
 
     /// The partitions of a topic, once it is there.
     pub fn partitions(&self, topic: &str) -> Vec<i32> {
-        wait_for(&format!("topic {topic}"), || partitions(&self.reader, topic).filter(|all| !all.is_empty()))
+        wait_for(&format!("topic {topic}"), || {
+            partitions(&self.reader, topic).filter(|all| !all.is_empty())
+        })
     }
 
     /// Whether a topic is there.
@@ -300,8 +305,17 @@ fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
 /// The partitions of a topic, none if it does not exist; `None` if the broker does not answer.
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER).ok()?;
-    let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
-    Some(found.into_iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect())
+    let found = metadata
+        .topics()
+        .iter()
+        .find(|t| t.name() == topic && t.error().is_none());
+    Some(
+        found
+            .into_iter()
+            .flat_map(|t| t.partitions())
+            .map(|p| p.id())
+            .collect(),
+    )
 }
 
 /// What a group has committed, asked from outside.

@@ -148,8 +148,11 @@ impl Laptop {
     pub async fn start(options: Options, lines: mpsc::Sender<Line>) -> Result<Self, Error> {
         let written = config::document(&options.document, &options.environment)?;
         let asked = config::load(&options.document, &options.environment)?;
-        let problems: Vec<Problem> =
-            asked.problems_on_a_laptop().into_iter().chain(asked.not_in_this_version().iter().cloned()).collect();
+        let problems: Vec<Problem> = asked
+            .problems_on_a_laptop()
+            .into_iter()
+            .chain(asked.not_in_this_version().iter().cloned())
+            .collect();
         if !problems.is_empty() {
             let path = options.document;
             return Err(Error::NotHere { path, problems });
@@ -169,14 +172,27 @@ impl Laptop {
         write_private(&path, &resolved.to_string())?;
         let environment = without_overrides(&options.environment);
         let block = Arc::new(config::load(&path, &environment)?);
-        let release = options.environment.get("MILLRACE_RELEASE").map_or(FIRST_RELEASE, String::as_str);
+        let release = options
+            .environment
+            .get("MILLRACE_RELEASE")
+            .map_or(FIRST_RELEASE, String::as_str);
         let release = ReleaseId::new(release)?;
         let address_file = folders.state.join(ADDRESS_FILE);
         if let Some(bootstrap) = &bootstrap {
-            std::fs::write(&address_file, bootstrap).map_err(|source| folder_error(&address_file, source))?;
+            std::fs::write(&address_file, bootstrap)
+                .map_err(|source| folder_error(&address_file, source))?;
         }
         let python = venv(&block, &folders, &environment, &lines).await?;
-        let app = app(&block, &folders, &environment, &release, &addresses, python.as_deref(), &lines).await?;
+        let app = app(
+            &block,
+            &folders,
+            &environment,
+            &release,
+            &addresses,
+            python.as_deref(),
+            &lines,
+        )
+        .await?;
         let proxies = Proxies {
             block: &block,
             document: &path,
@@ -245,7 +261,8 @@ impl Laptop {
         if !watched(&mut self.input) {
             std::future::pending::<()>().await;
         }
-        let (Part::Task { task: input, .. }, Part::Task { task: output, .. }) = (&mut self.input, &mut self.output)
+        let (Part::Task { task: input, .. }, Part::Task { task: output, .. }) =
+            (&mut self.input, &mut self.output)
         else {
             return std::future::pending().await;
         };
@@ -290,7 +307,9 @@ impl Folders {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let home = home.canonicalize().map_err(|source| folder_error(&home, source))?;
+        let home = home
+            .canonicalize()
+            .map_err(|source| folder_error(&home, source))?;
         let state = home.join(".millrace");
         let own = state.join(block.identity.name());
         std::fs::create_dir_all(&own).map_err(|source| folder_error(&own, source))?;
@@ -349,12 +368,18 @@ fn without_overrides(environment: &Environment) -> Environment {
 }
 
 fn start_broker(options: &Options, block: &Block, folders: &Folders) -> Result<Broker, Error> {
-    let folder = options.broker_folder.clone().unwrap_or_else(|| folders.state.join("broker"));
+    let folder = options
+        .broker_folder
+        .clone()
+        .unwrap_or_else(|| folders.state.join("broker"));
     let mut broker = BrokerOptions::files(folder);
-    let configured = block.connections.values().find_map(|connection| match connection {
-        millrace_core::contract::block::Connection::Embedded(embedded) => embedded.path.clone(),
-        _ => None,
-    });
+    let configured = block
+        .connections
+        .values()
+        .find_map(|connection| match connection {
+            millrace_core::contract::block::Connection::Embedded(embedded) => embedded.path.clone(),
+            _ => None,
+        });
     if let (Some(path), None) = (configured, &options.broker_folder) {
         broker.storage = Storage::Files {
             path: folders.home.join(path),
@@ -373,12 +398,18 @@ async fn venv(
     environment: &Environment,
     lines: &mpsc::Sender<Line>,
 ) -> Result<Option<PathBuf>, Error> {
-    let local = block.app.local.as_ref().expect("checked: a laptop needs app.local");
+    let local = block
+        .app
+        .local
+        .as_ref()
+        .expect("checked: a laptop needs app.local");
     let Some(requirements) = &local.python_requirements else {
         return Ok(None);
     };
     let requirements = folders.home.join(&local.directory).join(requirements);
-    let python = environment.get("MILLRACE_PYTHON").map_or("python3", String::as_str);
+    let python = environment
+        .get("MILLRACE_PYTHON")
+        .map_or("python3", String::as_str);
     let say = |text| {
         let line = Line {
             component: "app",
@@ -387,7 +418,9 @@ async fn venv(
         // A line of pip that nobody can take right now is no loss.
         let _lost = lines.try_send(line);
     };
-    Ok(Some(python::prepare(python, &requirements, &folders.own, say).await?))
+    Ok(Some(
+        python::prepare(python, &requirements, &folders.own, say).await?,
+    ))
 }
 
 /// Starts the app.
@@ -400,7 +433,11 @@ async fn app(
     venv: Option<&Path>,
     lines: &mpsc::Sender<Line>,
 ) -> Result<Supervised, Error> {
-    let local = block.app.local.as_ref().expect("checked: a laptop needs app.local");
+    let local = block
+        .app
+        .local
+        .as_ref()
+        .expect("checked: a laptop needs app.local");
     let directory = folders.home.join(&local.directory);
     let mut command = local.command.clone();
     let mut variables = vec![
@@ -410,11 +447,17 @@ async fn app(
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
     ];
     if let Some(venv) = venv {
-        if let Some(program) = command.first_mut().filter(|p| *p == "python" || *p == "python3") {
+        if let Some(program) = command
+            .first_mut()
+            .filter(|p| *p == "python" || *p == "python3")
+        {
             *program = venv.join("bin/python").display().to_string();
         }
         let path = environment.get("PATH").map_or("", String::as_str);
-        variables.push(("PATH".to_owned(), format!("{}:{path}", venv.join("bin").display())));
+        variables.push((
+            "PATH".to_owned(),
+            format!("{}:{path}", venv.join("bin").display()),
+        ));
         variables.push(("VIRTUAL_ENV".to_owned(), venv.display().to_string()));
     }
     for variable in &block.app.env {
@@ -422,7 +465,10 @@ async fn app(
         if let EnvironmentValue::Text(text) = &variable.value {
             variables.push((variable.name.clone(), text.clone()));
         } else {
-            let text = format!("app.env {} refers to the cluster; it is not set here", variable.name);
+            let text = format!(
+                "app.env {} refers to the cluster; it is not set here",
+                variable.name
+            );
             let line = Line {
                 component: "app",
                 text,
@@ -435,7 +481,11 @@ async fn app(
     let relative = program.components().count() > 1 && program.is_relative();
     let spec = Spec {
         name: "app",
-        program: if relative { directory.join(program) } else { program },
+        program: if relative {
+            directory.join(program)
+        } else {
+            program
+        },
         arguments: command.into_iter().skip(1).collect(),
         directory,
         environment: variables,
@@ -470,7 +520,10 @@ impl Proxies<'_> {
             arguments,
             directory: PathBuf::from("."),
             environment: vec![
-                ("MILLRACE_RELEASE".to_owned(), self.release.as_str().to_owned()),
+                (
+                    "MILLRACE_RELEASE".to_owned(),
+                    self.release.as_str().to_owned(),
+                ),
                 ("MILLRACE_POD".to_owned(), "local".to_owned()),
             ],
             without: self.overrides.clone(),
@@ -483,7 +536,6 @@ impl Proxies<'_> {
         let shutdown = Shutdown::new();
         let environment = millrace_output::Environment {
             release: self.release.as_str().to_owned(),
-            embedded: None,
             variables: self.environment.clone(),
         };
         let (bound, listening) = oneshot::channel();

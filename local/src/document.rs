@@ -27,7 +27,11 @@ impl Addresses {
     ///
     /// # Errors
     /// If the machine has no free port.
-    pub fn choose(block: &Block, bootstrap: Option<String>, publish_socket: &Path) -> std::io::Result<Self> {
+    pub fn choose(
+        block: &Block,
+        bootstrap: Option<String>,
+        publish_socket: &Path,
+    ) -> std::io::Result<Self> {
         let chosen = |port: millrace_core::contract::block::Port| match (port.chosen, port.number) {
             (true, number) if number != 0 => Ok(number),
             _ => free_port(),
@@ -44,12 +48,17 @@ impl Addresses {
 
 /// A port that nobody uses at the moment.
 fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 /// Whether a connection of the block needs the embedded broker.
 pub fn needs_broker(block: &Block) -> bool {
-    block.connections.values().any(|c| matches!(c, Connection::Embedded(_)))
+    block
+        .connections
+        .values()
+        .any(|c| matches!(c, Connection::Embedded(_)))
 }
 
 /// Fills the addresses in. `document` may be the bare spec or a whole object.
@@ -72,8 +81,16 @@ pub fn resolve(mut document: Value, addresses: &Addresses) -> Value {
     }
     put(spec, &["app", "port"], json!(addresses.app));
     put(spec, &["admin", "inputPort"], json!(addresses.input_admin));
-    put(spec, &["admin", "outputPort"], json!(addresses.output_admin));
-    put(spec, &["publish", "socket"], json!(addresses.publish_socket));
+    put(
+        spec,
+        &["admin", "outputPort"],
+        json!(addresses.output_admin),
+    );
+    put(
+        spec,
+        &["publish", "socket"],
+        json!(addresses.publish_socket),
+    );
     if embedded && spec.pointer("/topics/create").is_none() {
         // The default on an embedded connection (D-S1), which is not to be seen any more.
         put(spec, &["topics", "create"], json!("Missing"));
@@ -120,8 +137,14 @@ mod tests {
         for document in [spec.clone(), json!({"kind": "PipelineBlock", "spec": spec})] {
             let resolved = resolve(document, &addresses());
             let spec = resolved.get("spec").unwrap_or(&resolved);
-            assert_eq!(spec.pointer("/connections/main/kafka/bootstrap/0"), Some(&json!("127.0.0.1:19092")));
-            assert_eq!(spec.pointer("/connections/far/kafka/bootstrap/0"), Some(&json!("b:1")));
+            assert_eq!(
+                spec.pointer("/connections/main/kafka/bootstrap/0"),
+                Some(&json!("127.0.0.1:19092"))
+            );
+            assert_eq!(
+                spec.pointer("/connections/far/kafka/bootstrap/0"),
+                Some(&json!("b:1"))
+            );
             assert_eq!(spec.pointer("/app/port"), Some(&json!(8081)));
             assert_eq!(spec.pointer("/app/shadow"), Some(&json!("Safe")));
             assert_eq!(spec.pointer("/publish/socket"), Some(&json!("/tmp/p.sock")));
@@ -131,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_choice_of_the_document_stays() {
-        let spec = json!({"connections": {"main": {"embedded": {}}}, "topics": {"create": "Never"}});
+        let spec =
+            json!({"connections": {"main": {"embedded": {}}}, "topics": {"create": "Never"}});
         let resolved = resolve(spec, &addresses());
         assert_eq!(resolved.pointer("/topics/create"), Some(&json!("Never")));
     }

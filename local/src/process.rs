@@ -120,7 +120,10 @@ impl Supervised {
 
     /// Kills it with SIGKILL; it is started again. False if it was dead.
     pub fn kill(&self) -> bool {
-        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = self
+            .pid()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
 }
@@ -150,11 +153,16 @@ impl Keeper {
                     }
                 };
                 self.pid.store(0, Ordering::Relaxed);
-                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                let how =
+                    status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 if started.elapsed() >= RECOVERED {
                     pause = PAUSE_MIN;
                 }
-                self.say(format!("ended ({how}); starting it again in {} ms", pause.as_millis())).await;
+                self.say(format!(
+                    "ended ({how}); starting it again in {} ms",
+                    pause.as_millis()
+                ))
+                .await;
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -186,13 +194,23 @@ impl Keeper {
     }
 
     async fn end(&self, mut child: Child) {
-        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let group = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         if let Some(group) = group {
             // It may have ended on its own by now.
             let _gone = kill_process_group(group, Signal::TERM);
         }
-        if tokio::time::timeout(self.spec.grace, child.wait()).await.is_err() {
-            self.say(format!("did not end within {} s, killing it", self.spec.grace.as_secs())).await;
+        if tokio::time::timeout(self.spec.grace, child.wait())
+            .await
+            .is_err()
+        {
+            self.say(format!(
+                "did not end within {} s, killing it",
+                self.spec.grace.as_secs()
+            ))
+            .await;
             if let Some(group) = group {
                 let _gone = kill_process_group(group, Signal::KILL);
             }

@@ -14,7 +14,9 @@ const MINOR_MIN: u32 = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No interpreter.
-    #[error("no Python found as {python}; install python3 (3.{MINOR_MIN} or newer), or set MILLRACE_PYTHON")]
+    #[error(
+        "no Python found as {python}; install python3 (3.{MINOR_MIN} or newer), or set MILLRACE_PYTHON"
+    )]
     Missing {
         /// What was tried.
         python: String,
@@ -23,7 +25,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Too old.
-    #[error("{python} is Python {version}; 3.{MINOR_MIN} or newer is needed: set MILLRACE_PYTHON to one")]
+    #[error(
+        "{python} is Python {version}; 3.{MINOR_MIN} or newer is needed: set MILLRACE_PYTHON to one"
+    )]
     TooOld {
         /// Which.
         python: String,
@@ -40,7 +44,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The module venv is a package of its own on Debian.
-    #[error("{python} cannot make virtual environments; on Debian and Ubuntu install python3-venv\n{output}")]
+    #[error(
+        "{python} cannot make virtual environments; on Debian and Ubuntu install python3-venv\n{output}"
+    )]
     Venv {
         /// Which.
         python: String,
@@ -83,7 +89,12 @@ pub async fn prepare(
     hash.update(&wanted);
     hash.update(python.as_bytes());
     hash.update(version.as_bytes());
-    let hash: String = hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let hash: String = hash
+        .finalize()
+        .iter()
+        .take(4)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let folder = state.join(format!("venv-{hash}"));
     let done = folder.join(".complete");
     if done.exists() {
@@ -97,8 +108,15 @@ pub async fn prepare(
         std::fs::remove_dir_all(&folder).map_err(broken)?;
     }
     std::fs::create_dir_all(state).map_err(broken)?;
-    say(format!("making a virtual environment with Python {version}, once for these requirements"));
-    let (made, output) = run(Command::new(python).arg("-m").arg("venv").arg(&folder), &mut say).await.map_err(broken)?;
+    say(format!(
+        "making a virtual environment with Python {version}, once for these requirements"
+    ));
+    let (made, output) = run(
+        Command::new(python).arg("-m").arg("venv").arg(&folder),
+        &mut say,
+    )
+    .await
+    .map_err(broken)?;
     if !made {
         return Err(Error::Venv {
             python: python.to_owned(),
@@ -107,8 +125,17 @@ pub async fn prepare(
     }
     say(format!("installing {}", requirements.display()));
     let mut pip = Command::new(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-r"])
-        .arg(requirements);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "-r",
+    ])
+    .arg(requirements);
     let (installed, output) = run(&mut pip, &mut say).await.map_err(broken)?;
     if !installed {
         return Err(Error::Install {
@@ -126,7 +153,11 @@ async fn version(python: &str) -> Result<String, Error> {
         source,
     };
     let program = "import sys; print('%d.%d.%d' % sys.version_info[:3])";
-    let output = Command::new(python).args(["-c", program]).stdin(Stdio::null()).output().await;
+    let output = Command::new(python)
+        .args(["-c", program])
+        .stdin(Stdio::null())
+        .output()
+        .await;
     let output = output.map_err(missing)?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
@@ -141,7 +172,10 @@ async fn version(python: &str) -> Result<String, Error> {
 }
 
 /// Runs a command, passes on what it says, and keeps the end of it.
-async fn run(command: &mut Command, say: &mut impl FnMut(String)) -> std::io::Result<(bool, String)> {
+async fn run(
+    command: &mut Command,
+    say: &mut impl FnMut(String),
+) -> std::io::Result<(bool, String)> {
     const LINES_KEPT: usize = 40;
     let mut child = command
         .stdin(Stdio::null())

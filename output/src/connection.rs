@@ -1,9 +1,7 @@
 //! From the block document to the clients' settings.
 
-use std::net::SocketAddr;
-
 use millrace_connectors::kafka;
-use millrace_core::contract::block::{self, Block, Connection, KafkaOutput, OutputSink};
+use millrace_core::contract::block::{self, Block, KafkaOutput, OutputSink};
 use millrace_service::config;
 use millrace_service::secret;
 
@@ -34,28 +32,19 @@ pub(crate) struct Broker {
     pub(crate) output: KafkaOutput,
 }
 
-/// Reads the output's part of the document. `embedded` is where `millrace dev` runs its broker.
-pub(crate) fn broker(
-    block: &Block,
-    embedded: Option<SocketAddr>,
-    variables: &config::Environment,
-) -> Result<Broker, Error> {
+/// Reads the output's part of the document.
+pub(crate) fn broker(block: &Block, variables: &config::Environment) -> Result<Broker, Error> {
     let OutputSink::Kafka(output) = &block.output.sink else {
         return Err(Error::EventHubs);
     };
     let name = output.connection.clone();
-    let settings = match (block.output_connection(), embedded) {
-        (Connection::Embedded(_), Some(address)) => {
-            kafka::Settings::plain(address.to_string(), CLIENT_ID)
-        }
-        (connection, _) => kafka::Settings::of(connection, CLIENT_ID, |password| {
-            secret::read(password, variables).map(|text| text.expose().to_owned())
-        })
-        .map_err(|source| Error::Connection {
-            connection: name.clone(),
-            source,
-        })?,
-    };
+    let settings = kafka::Settings::of(block.output_connection(), CLIENT_ID, |password| {
+        secret::read(password, variables).map(|text| text.expose().to_owned())
+    })
+    .map_err(|source| Error::Connection {
+        connection: name.clone(),
+        source,
+    })?;
     let producer = kafka::ProducerSettings {
         compression: match output.compression {
             block::Compression::None => kafka::Compression::None,

@@ -35,8 +35,6 @@ const ARRIVALS_QUEUED_MAX: usize = 4;
 pub struct Environment {
     /// `MILLRACE_RELEASE`.
     pub release: String,
-    /// Where `millrace dev` runs the broker of embedded connections.
-    pub embedded: Option<SocketAddr>,
     /// Variables that secrets may name.
     pub variables: config::Environment,
 }
@@ -87,7 +85,7 @@ pub async fn run(
     shutdown: Shutdown,
     bound: oneshot::Sender<Bound>,
 ) -> Result<(), Error> {
-    let broker = connection::broker(block, environment.embedded, &environment.variables)?;
+    let broker = connection::broker(block, &environment.variables)?;
     let client = |source| Error::Client {
         connection: broker.name.clone(),
         source,
@@ -172,9 +170,8 @@ pub async fn run(
     shutdown.drained();
     accepting.abort();
     drop(end);
-    match serving.await {
-        Ok(Err(error)) => warn!(error = %chain(&error), "the admin port broke"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = serving.await {
+        warn!(error = %chain(&error), "the admin port broke");
     }
     info!("the output proxy has ended");
     result

@@ -1,11 +1,10 @@
 //! `millrace-output BLOCK`: the output proxy as a process.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use millrace_core::contract::block::Block;
 use millrace_output::Environment;
@@ -23,9 +22,6 @@ struct Options {
     /// Which release of the app this is
     #[arg(long, env = "MILLRACE_RELEASE", value_name = "ID")]
     release: String,
-    /// Where the broker of embedded connections runs (`millrace dev --processes`)
-    #[arg(long, value_name = "HOST:PORT")]
-    embedded: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -39,33 +35,21 @@ fn main() -> ExitCode {
         },
     };
     // Logs may not run yet, so this goes to stderr by itself.
-    drop(std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!("millrace-output: {error:#}\n").as_bytes(),
-    ));
+    drop(writeln!(std::io::stderr(), "millrace-output: {error:#}"));
     ExitCode::from(code)
 }
 
-fn run(block: &Block, options: Options, variables: config::Environment) -> anyhow::Result<()> {
+#[tokio::main(worker_threads = 1)]
+async fn run(
+    block: &Block,
+    options: Options,
+    variables: config::Environment,
+) -> anyhow::Result<()> {
     telemetry::start_logs(&block.telemetry)?;
-    let environment = Environment {
-        release: options.release,
-        embedded: options.embedded,
-        variables,
-    };
-    // The publisher has the main thread; one more serves the ports.
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("failed to start the runtime")?;
-    runtime.block_on(async {
-        let shutdown = Shutdown::new();
-        shutdown
-            .on_signals()
-            .context("failed to listen to signals")?;
-        let (bound, _) = oneshot::channel();
-        Ok(millrace_output::run(block, environment, shutdown, bound).await?)
-    })
+    let release = options.release;
+    let environment = Environment { release, variables };
+    let shutdown = Shutdown::new();
+    shutdown.on_signals()?;
+    let (bound, _) = oneshot::channel();
+    Ok(millrace_output::run(block, environment, shutdown, bound).await?)
 }

@@ -30,7 +30,11 @@ impl Trace {
 
     /// Everything from a step on is kept.
     pub fn from_step(from: u64) -> Self {
-        Self { wanted: true, from, ..Self::default() }
+        Self {
+            wanted: true,
+            from,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn step(&mut self, step: u64, at: Duration) {
@@ -40,7 +44,12 @@ impl Trace {
 
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
         if self.wanted && self.step >= self.from {
-            self.lines.push(format!("{:>7} {:>11.6} {}", self.step, self.at.as_secs_f64(), text()));
+            self.lines.push(format!(
+                "{:>7} {:>11.6} {}",
+                self.step,
+                self.at.as_secs_f64(),
+                text()
+            ));
         }
     }
 
@@ -66,7 +75,13 @@ pub struct Regression {
 impl Regression {
     /// A regression from a failure.
     pub fn new(seed: u64, step: u64, violation: &Violation) -> Self {
-        Self { seed, law: format!("{:?}", violation.law), message: violation.message.clone(), step }
+        let message = violation.message.chars().take(200).collect();
+        Self {
+            seed,
+            law: format!("{:?}", violation.law),
+            message,
+            step,
+        }
     }
 
     /// Writes it into a folder; gives the file's name.
@@ -84,7 +99,10 @@ impl Regression {
         let mut all = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
                 let text = std::fs::read_to_string(&path)?;
                 all.push(serde_json::from_str::<Self>(&text).map_err(std::io::Error::other)?);
             }
@@ -100,9 +118,18 @@ pub(crate) fn input(input: &Input) -> String {
         Input::Fetched { batches } => {
             let mut text = "Fetched".to_owned();
             for batch in batches {
-                let at = |event: Option<&millrace_core::event::Event>| event.map_or(-1, |e| e.position().offset());
+                let at = |event: Option<&millrace_core::event::Event>| {
+                    event.map_or(-1, |e| e.position().offset())
+                };
                 let (first, last) = (at(batch.events.first()), at(batch.events.last()));
-                put(&mut text, format_args!(" {} {first}..={last} ({})", batch.partition, batch.events.len()));
+                put(
+                    &mut text,
+                    format_args!(
+                        " {} {first}..={last} ({})",
+                        batch.partition,
+                        batch.events.len()
+                    ),
+                );
             }
             text
         }
@@ -121,7 +148,10 @@ pub(crate) fn input(input: &Input) -> String {
                             put(&mut text, format_args!(" {word}"));
                         }
                     }
-                    Outcome::Failed(failure) => put(&mut text, format_args!(" all {:?} {}", failure.class, failure.code)),
+                    Outcome::Failed(failure) => put(
+                        &mut text,
+                        format_args!(" all {:?} {}", failure.class, failure.code),
+                    ),
                     Outcome::TooLarge(_) => text.push_str(" too large"),
                     Outcome::Abandoned => text.push_str(" abandoned"),
                 }
@@ -133,9 +163,18 @@ pub(crate) fn input(input: &Input) -> String {
             for reply in replies {
                 match reply {
                     Reply::Stored(stored) => {
-                        put(&mut text, format_args!(" stored {} {:?}", stored.seq, stored.stored));
+                        put(
+                            &mut text,
+                            format_args!(" stored {} {:?}", stored.seq, stored.stored),
+                        );
                         for failure in &stored.failures {
-                            put(&mut text, format_args!(" !{}:{:?}:{}", failure.event, failure.class, failure.code));
+                            put(
+                                &mut text,
+                                format_args!(
+                                    " !{}:{:?}:{}",
+                                    failure.event, failure.class, failure.code
+                                ),
+                            );
                         }
                     }
                     other => put(&mut text, format_args!(" {other:?}")),
@@ -153,19 +192,34 @@ pub(crate) fn effect(effect: &Effect) -> String {
         Effect::Call(call) => {
             let mut text = format!("Call {}:", call.id.0);
             for called in &call.events {
-                put(&mut text, format_args!(" {}/{}#{}", called.partition, called.event.position(), called.attempt));
+                put(
+                    &mut text,
+                    format_args!(
+                        " {}/{}#{}",
+                        called.partition,
+                        called.event.position(),
+                        called.attempt
+                    ),
+                );
             }
             text
         }
         Effect::Publish(frame) => {
             let mut buffer = bytes::BytesMut::from(&frame[..]);
-            let request = next_frame(&mut buffer, FRAME_BYTES_MAX).and_then(|f| Request::decode(f.unwrap_or_default()));
+            let request = next_frame(&mut buffer, FRAME_BYTES_MAX)
+                .and_then(|f| Request::decode(f.unwrap_or_default()));
             match request {
                 Ok(Request::Results(results)) => {
-                    let mut text = format!("Publish results {} generation {}:", results.seq, results.generation);
+                    let mut text = format!(
+                        "Publish results {} generation {}:",
+                        results.seq, results.generation
+                    );
                     for event in results.events() {
                         let partition = &results.partitions()[event.partition as usize];
-                        put(&mut text, format_args!(" {partition}/{}:{:?}", event.position, event.fate));
+                        put(
+                            &mut text,
+                            format_args!(" {partition}/{}:{:?}", event.position, event.fate),
+                        );
                     }
                     text
                 }
@@ -177,5 +231,6 @@ pub(crate) fn effect(effect: &Effect) -> String {
 }
 
 fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    text.write_fmt(arguments).expect("writing to a String never fails");
+    text.write_fmt(arguments)
+        .expect("writing to a String never fails");
 }

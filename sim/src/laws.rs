@@ -3,6 +3,7 @@
 //! The laws keep a truth of their own: what really was stored, by whom, and what each process
 //! was told. They judge what a machine does by that, never by what the machine believes.
 
+mod calls;
 mod commits;
 mod results;
 mod truth;
@@ -11,9 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace_core::contract::commit::{Metadata, UnknownKeys};
-use millrace_core::intake::io::{Call, CallId, CommitId, Input, Link, TokensRead};
+use millrace_core::intake::io::{CallId, CommitId, Input, Link, TokensRead};
 use millrace_core::intake::state::State;
-use millrace_core::outcome::{Class, FailureKind, Item, Outcome};
 use millrace_core::position::{Partition, Position};
 
 pub(crate) use self::truth::Source;
@@ -35,7 +35,7 @@ pub enum Law {
     Resend,
     /// D-W1, I4: nothing below a commit, or in its ledger, is unfinished; commits never go back.
     Watermark,
-    /// D-W5: what a ledger says is finished is not answered again.
+    /// D-W5: what a ledger says is finished is not answered again, and attempts are not forgotten.
     Remembered,
     /// What was stored, and known to be, is not sent again.
     Repeats,
@@ -85,7 +85,10 @@ pub(crate) type Lawful<T = ()> = Result<T, Violation>;
 
 impl Law {
     pub(crate) fn broken(self, message: impl Into<String>) -> Violation {
-        Violation { law: self, message: message.into() }
+        Violation {
+            law: self,
+            message: message.into(),
+        }
     }
 }
 
@@ -123,6 +126,8 @@ struct Tenure {
     number: u64,
     /// Where it has to start, and what is finished above that.
     read: Option<(Position, BTreeSet<Position>)>,
+    /// Attempts of earlier owners.
+    attempts: BTreeMap<Position, u32>,
     started: Option<Position>,
     /// The last commit that the process knows to be stored.
     committed: Position,
@@ -151,6 +156,8 @@ struct Process {
     frames: BTreeMap<u64, Vec<Option<Sent>>>,
     /// Events handed over, by partition.
     records: BTreeMap<usize, u64>,
+    /// Events that it was told to be stored while it held them, by partition.
+    stored: BTreeMap<usize, u64>,
     idle_turns: u32,
     idle_second: (u64, u32),
 }
@@ -214,9 +221,16 @@ impl Laws {
 
     /// A process says that everything is settled.
     pub(crate) fn stopped(&mut self, who: Who, in_time: bool, at_deadline: bool) -> Lawful {
-        let open = self.processes.get(&who.pod).is_some_and(|p| p.open.is_some());
+        let open = self
+            .processes
+            .get(&who.pod)
+            .is_some_and(|p| p.open.is_some());
         require!(Liveness, in_time, "a drain took longer than its deadline");
-        require!(RevokeExclusion, at_deadline || !open, "a drain ends with a commit open");
+        require!(
+            RevokeExclusion,
+            at_deadline || !open,
+            "a drain ends with a commit open"
+        );
         Ok(())
     }
 
@@ -240,11 +254,17 @@ impl Laws {
                     self.tenures.remove(&(who.pod, index_of(partition)));
                 }
             }
-            Input::TokensRead { partition, read: Ok(read) } => self.tokens_read(who, partition, read),
+            Input::TokensRead {
+                partition,
+                read: Ok(read),
+            } => self.tokens_read(who, partition, read),
             Input::Fetched { batches } => {
                 let process = self.processes.entry(who.pod).or_default();
                 for batch in batches {
-                    *process.records.entry(index_of(&batch.partition)).or_default() += batch.events.len() as u64;
+                    *process
+                        .records
+                        .entry(index_of(&batch.partition))
+                        .or_default() += batch.events.len() as u64;
                 }
             }
             Input::Answered(answers) => {
@@ -275,6 +295,7 @@ impl Laws {
         let tenure = Tenure {
             number: self.tenures_opened,
             read: None,
+            attempts: BTreeMap::new(),
             started: None,
             committed: Position::START,
             sent: None,
@@ -291,20 +312,33 @@ impl Laws {
     }
 
     fn tokens_read(&mut self, who: Who, partition: &Partition, read: &TokensRead) {
-        let Some(tenure) = self.tenures.get_mut(&(who.pod, index_of(partition))) else { return };
+        let Some(tenure) = self.tenures.get_mut(&(who.pod, index_of(partition))) else {
+            return;
+        };
         if tenure.started.is_some() {
             return;
         }
         tenure.read = match &read.own {
             None => Some((read.log_start, BTreeSet::new())),
-            Some(own) => Metadata::decode(&own.metadata, UnknownKeys::Refuse).ok().map(|metadata| {
-                let bits = (0..).zip(&metadata.ledger.terminal);
-                let remembered = bits
-                    .flat_map(|(byte, bits)| (0..8u64).filter(move |i| bits >> i & 1 == 1).map(move |i| byte * 8 + i))
-                    .map(|delta| own.position.plus(delta))
-                    .collect();
-                (own.position, remembered)
-            }),
+            Some(own) => Metadata::decode(&own.metadata, UnknownKeys::Refuse)
+                .ok()
+                .map(|metadata| {
+                    let bits = (0..).zip(&metadata.ledger.terminal);
+                    let remembered = bits
+                        .flat_map(|(byte, bits)| {
+                            (0..8u64)
+                                .filter(move |i| bits >> i & 1 == 1)
+                                .map(move |i| byte * 8 + i)
+                        })
+                        .map(|delta| own.position.plus(delta))
+                        .collect();
+                    let attempts = &metadata.ledger.attempts;
+                    tenure.attempts = attempts
+                        .iter()
+                        .map(|a| (own.position.plus(a.delta), a.attempts))
+                        .collect();
+                    (own.position, remembered)
+                }),
         };
     }
 
@@ -312,98 +346,24 @@ impl Laws {
     pub(crate) fn starts(&mut self, who: Who, partition: &Partition, position: Position) -> Lawful {
         let tenure = self.tenures.get_mut(&(who.pod, index_of(partition)));
         let Some(tenure) = tenure else {
-            return Err(Law::Ownership.broken(format!("{partition} is started without being owned")));
+            return Err(
+                Law::Ownership.broken(format!("{partition} is started without being owned"))
+            );
         };
         let read = tenure.read.as_ref().map(|(position, _)| *position);
-        require!(Ownership, read == Some(position), "{partition} starts at {position}, its commit says {read:?}");
-        require!(Ownership, !tenure.revoking, "{partition} is started although the group wants it back");
+        require!(
+            Ownership,
+            read == Some(position),
+            "{partition} starts at {position}, its commit says {read:?}"
+        );
+        require!(
+            Ownership,
+            !tenure.revoking,
+            "{partition} is started although the group wants it back"
+        );
         tenure.started = Some(position);
         tenure.committed = position;
         Ok(())
-    }
-
-    /// The app is called.
-    pub(crate) fn called(&mut self, who: Who, call: &Call, logs: &[Log]) -> Lawful {
-        let mut sent: Vec<Sent> = Vec::new();
-        for called in &call.events {
-            let partition = index_of(&called.partition);
-            let position = called.event.position();
-            let name = format!("{}/{position}", called.partition);
-            let tenure = self.tenures.get_mut(&(who.pod, partition)).filter(|t| t.started.is_some() && !t.revoking);
-            let Some(tenure) = tenure else {
-                return Err(Law::Ownership.broken(format!("{name} is dispatched but its partition is not held")));
-            };
-            let index = logs[partition].index_of(position);
-            let Some(index) = index else {
-                return Err(Law::Identity.broken(format!("{name} is dispatched but does not exist")));
-            };
-            require!(Identity, called.id == logs[partition].records[index].id, "{name} has a wrong id");
-            let limit = tenure.committed.plus(self.window);
-            require!(Window, position < limit, "{name} is dispatched at or beyond {limit}");
-            let remembered = tenure.read.as_ref().is_some_and(|(start, r)| position < *start || r.contains(&position));
-            require!(Remembered, !remembered, "{name} is dispatched although the ledger says that it is finished");
-            require!(Repeats, !tenure.stored.contains(&index), "{name} is dispatched although it is stored");
-            let lane = self.truth.lane(partition, index);
-            let same = sent.iter().filter(|s| lane != 0 && s.partition == partition && s.lane == lane);
-            let (count, last) = same.fold((0, None), |(n, _), s| (n + 1, Some(s.index)));
-            if self.muted != Some(Law::LaneExclusion) {
-                require!(LaneExclusion, count < self.per_lane_max, "{name}: too many events of its lane in one call");
-                require!(LaneExclusion, last < Some(index), "{name} stands before an earlier event of its lane");
-                let busy = tenure.busy.get(&lane).filter(|_| lane != 0 && count == 0);
-                require!(LaneExclusion, busy.is_none(), "{name} is dispatched while its lane is at the app");
-            }
-            if lane != 0 {
-                tenure.busy.insert(lane, call.id);
-            }
-            sent.push(Sent { partition, index, tenure: tenure.number, lane });
-        }
-        self.processes.entry(who.pod).or_default().calls.insert(call.id, sent);
-        Ok(())
-    }
-
-    /// The app has answered, and the process is about to hear of it.
-    fn answered(&mut self, who: Who, call: CallId, outcome: &Outcome) {
-        let sent = self.processes.entry(who.pod).or_default().calls.remove(&call).unwrap_or_default();
-        for (i, event) in sent.into_iter().enumerate() {
-            let tenure = self.tenures.get_mut(&(who.pod, event.partition)).filter(|t| t.number == event.tenure);
-            let failure = match outcome {
-                Outcome::Items(items) => match &items[i] {
-                    Item::Emit(_) => None,
-                    Item::EmitMany(outputs) if !outputs.is_empty() => None,
-                    Item::EmitMany(_) | Item::Filter => {
-                        // Only an owner who still holds the event can act on it.
-                        if tenure.is_some() {
-                            self.truth.filtered(event.partition, event.index);
-                        }
-                        continue_lane(self.tenures.get_mut(&(who.pod, event.partition)), event);
-                        continue;
-                    }
-                    Item::Failed(failure) => Some(failure),
-                },
-                Outcome::Failed(failure) | Outcome::TooLarge(failure) => Some(failure),
-                Outcome::Abandoned => {
-                    continue_lane(tenure, event);
-                    continue;
-                }
-            };
-            match failure {
-                None => {
-                    if let Some(tenure) = tenure {
-                        tenure.answered.insert(event.index);
-                    }
-                }
-                Some(failure) => {
-                    let cause = match (failure.class, failure.kind) {
-                        (Class::Misconfigured | Class::Infra, _) => 0,
-                        (_, FailureKind::ConnectionLost) => truth::LOST,
-                        (Class::Transient, _) => truth::TRANSIENT,
-                        (Class::Permanent, _) => truth::PERMANENT,
-                    };
-                    self.truth.failed(event.partition, event.index, cause);
-                }
-            }
-            continue_lane(self.tenures.get_mut(&(who.pod, event.partition)), event);
-        }
     }
 
     /// An operator gives up on an event.
@@ -417,32 +377,80 @@ impl Laws {
         let process = self.processes.entry(who.pod).or_default();
         for partition in &state.partitions {
             let gap = partition.conservation_gap();
-            require!(Conservation, gap == 0, "{}: {gap} events are not accounted for", partition.partition);
-            let fed = process.records.get(&index_of(&partition.partition)).copied().unwrap_or(0);
+            require!(
+                Conservation,
+                gap == 0,
+                "{}: {gap} events are not accounted for",
+                partition.partition
+            );
+            let fed = process
+                .records
+                .get(&index_of(&partition.partition))
+                .copied()
+                .unwrap_or(0);
             let counted = partition.counters.records;
-            require!(Conservation, fed == counted, "{}: {fed} events were handed over, {counted} counted", partition.partition);
+            require!(
+                Conservation,
+                fed == counted,
+                "{}: {fed} events were handed over, {counted} counted",
+                partition.partition
+            );
+            let told = process
+                .stored
+                .get(&index_of(&partition.partition))
+                .copied()
+                .unwrap_or(0);
+            let counted = partition.counters.emitted + partition.counters.dead_lettered;
+            require!(
+                Conservation,
+                told == counted,
+                "{}: {told} events were stored, {counted} counted",
+                partition.partition
+            );
             in_flight += partition.in_flight;
         }
         let most = self.in_flight_max;
-        require!(Memory, in_flight <= most, "{in_flight} events are in flight, at most {most} may be");
+        require!(
+            Memory,
+            in_flight <= most,
+            "{in_flight} events are in flight, at most {most} may be"
+        );
         Ok(())
     }
 
     /// After each turn: what a tick did, and when the next is due.
-    pub(crate) fn turned(&mut self, who: Who, idle: bool, due: Option<Duration>, now: Duration) -> Lawful {
+    pub(crate) fn turned(
+        &mut self,
+        who: Who,
+        idle: bool,
+        due: Option<Duration>,
+        now: Duration,
+    ) -> Lawful {
         let process = self.processes.entry(who.pod).or_default();
         if !idle {
             process.idle_turns = 0;
             return Ok(());
         }
-        process.idle_turns = if due == Some(Duration::ZERO) { process.idle_turns + 1 } else { 0 };
-        require!(WakeUps, process.idle_turns <= IDLE_TURNS_MAX, "it wakes up again and again without doing anything");
+        process.idle_turns = if due == Some(Duration::ZERO) {
+            process.idle_turns + 1
+        } else {
+            0
+        };
+        require!(
+            WakeUps,
+            process.idle_turns <= IDLE_TURNS_MAX,
+            "it wakes up again and again without doing anything"
+        );
         let second = now.as_secs();
         process.idle_second = match process.idle_second {
             (last, n) if last == second => (second, n + 1),
             _ => (second, 1),
         };
-        require!(WakeUps, process.idle_second.1 <= IDLE_TICKS_MAX, "it woke up {IDLE_TICKS_MAX} times in a second without doing anything");
+        require!(
+            WakeUps,
+            process.idle_second.1 <= IDLE_TICKS_MAX,
+            "it woke up {IDLE_TICKS_MAX} times in a second without doing anything"
+        );
         Ok(())
     }
 
@@ -476,12 +484,5 @@ impl Laws {
         let open = self.truth.without_outcome();
         require!(NoLoss, open.is_empty(), "without an outcome: {open}");
         Ok(())
-    }
-}
-
-/// The event is not at the app any more.
-fn continue_lane(tenure: Option<&mut Tenure>, event: Sent) {
-    if let Some(tenure) = tenure.filter(|t| t.number == event.tenure) {
-        tenure.busy.remove(&event.lane);
     }
 }

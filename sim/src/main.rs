@@ -41,11 +41,17 @@ struct Arguments {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let mut out = std::io::stdout().lock();
-    let (first, seeds) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
+    let (first, seeds) = arguments
+        .seed
+        .map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
     let (mut steps, mut repeats) = (0, 0);
     let mut broken = BTreeMap::new();
     for seed in first..first + seeds {
-        let trace = if arguments.trace { Trace::from_step(arguments.step) } else { Trace::off() };
+        let trace = if arguments.trace {
+            Trace::from_step(arguments.step)
+        } else {
+            Trace::off()
+        };
         if arguments.trace {
             writeln!(out, "{:#?}", Scenario::of(seed))?;
         }
@@ -59,14 +65,25 @@ fn main() -> anyhow::Result<ExitCode> {
                 repeats += summary.repeats;
             }
             Err(failure) if arguments.keep_going => {
-                let broken = broken.entry(failure.violation.law).or_insert((0_u64, failure.clone()));
+                let broken = broken
+                    .entry(failure.violation.law)
+                    .or_insert((0_u64, failure.clone()));
                 broken.0 += 1;
             }
             Err(failure) => {
-                writeln!(out, "seed {seed} breaks {:?} at step {}: {}", failure.violation.law, failure.step, failure.violation.message)?;
-                let file = Regression::new(seed, failure.step, &failure.violation).write(&arguments.regressions)?;
+                writeln!(
+                    out,
+                    "seed {seed} breaks {:?} at step {}: {}",
+                    failure.violation.law, failure.step, failure.violation.message
+                )?;
+                let file = Regression::new(seed, failure.step, &failure.violation)
+                    .write(&arguments.regressions)?;
                 writeln!(out, "written to {}", file.display())?;
-                writeln!(out, "replay: cargo run -p millrace-sim -- --seed {seed} --trace --step {}", failure.step.saturating_sub(200))?;
+                writeln!(
+                    out,
+                    "replay: cargo run -p millrace-sim -- --seed {seed} --trace --step {}",
+                    failure.step.saturating_sub(200)
+                )?;
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -76,11 +93,18 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     for (law, (count, failure)) in &broken {
-        writeln!(out, "{law:?}: {count} seeds, first {}, step {}: {}", failure.seed, failure.step, failure.violation.message)?;
+        writeln!(
+            out,
+            "{law:?}: {count} seeds, first {}, step {}: {}",
+            failure.seed, failure.step, failure.violation.message
+        )?;
     }
     if !broken.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
-    writeln!(out, "{seeds} seeds hold all laws: {steps} steps, {repeats} repeats")?;
+    writeln!(
+        out,
+        "{seeds} seeds hold all laws: {steps} steps, {repeats} repeats"
+    )?;
     Ok(ExitCode::SUCCESS)
 }

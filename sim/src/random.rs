@@ -12,12 +12,12 @@ impl Random {
     /// A generator of its own for each seed.
     pub fn new(seed: u64) -> Self {
         let mut random = Self(seed ^ 0x6d69_6c6c_7261_6365);
-        random.next();
+        random.bits();
         random
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,7 +28,7 @@ impl Random {
     /// In `0..n`.
     pub fn below(&mut self, n: u64) -> u64 {
         assert!(n > 0, "nothing lies below zero");
-        self.next() % n
+        self.bits() % n
     }
 
     /// An index into something with `n` elements.
@@ -58,6 +58,10 @@ impl Random {
 
     /// Mostly `usual` milliseconds at most; now and then up to `rare`.
     pub fn latency(&mut self, usual: u64, rare: u64) -> Duration {
-        if self.permille(50) { self.ms(usual, rare) } else { self.ms(0, usual) }
+        if self.permille(50) {
+            self.ms(usual, rare)
+        } else {
+            self.ms(0, usual)
+        }
     }
 }

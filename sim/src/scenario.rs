@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use millrace_core::intake::settings::{Names, OnDataLoss};
 use millrace_core::intake::Settings;
+use millrace_core::intake::settings::{Names, OnDataLoss};
 use millrace_core::lanes::Ordering;
 use millrace_core::rules::Rules;
 use millrace_core::token::ReleaseId;
@@ -162,7 +162,12 @@ impl Scenario {
             natures: natures(r),
             faults: faults(r, calm),
             muted: None,
-            ordering: r.pick(&[Ordering::Key, Ordering::Key, Ordering::Partition, Ordering::None]),
+            ordering: r.pick(&[
+                Ordering::Key,
+                Ordering::Key,
+                Ordering::Partition,
+                Ordering::None,
+            ]),
             window: r.pick(&[4, 8, 16, 64, 500, 5_000]),
             commit_interval: r.ms(200, 2_000),
             commit_records: r.pick(&[3, 50, 2_500]),
@@ -171,9 +176,15 @@ impl Scenario {
             in_flight_bytes_max: r.pick(&[1_000, 1 << 20]),
             concurrency: match r.below(3) {
                 0 => Concurrency::Fixed(u32::try_from(r.between(1, 6)).expect("small")),
-                _ => Concurrency::Adaptive { max: r.pick(&[1, 4, 32]) },
+                _ => Concurrency::Adaptive {
+                    max: r.pick(&[1, 4, 32]),
+                },
             },
-            batch: if batched { batch } else { batcher::Settings::SINGLE },
+            batch: if batched {
+                batch
+            } else {
+                batcher::Settings::SINGLE
+            },
             tolerate_reordering: false,
             retry: retry(r),
             storm_records_min: r.pick(&[5, 30, 100]),
@@ -231,7 +242,13 @@ pub const CLUSTER: &str = "sim-cluster";
 pub const TOPIC: &str = "events";
 
 fn natures(r: &mut Random) -> Natures {
-    let mut some = |max: u64| if r.permille(400) { r.between(1, max) } else { 0 };
+    let mut some = |max: u64| {
+        if r.permille(400) {
+            r.between(1, max)
+        } else {
+            0
+        }
+    };
     Natures {
         filter: some(150),
         many: some(150),
@@ -268,7 +285,13 @@ fn faults(r: &mut Random, calm: bool) -> Faults {
     let app_down = every(10, 40);
     let app_misconfigured = every(20, 60);
     let operator = every(10, 40);
-    let mut some = |max: u64| if r.permille(200 * level) { r.between(1, max) } else { 0 };
+    let mut some = |max: u64| {
+        if r.permille(200 * level) {
+            r.between(1, max)
+        } else {
+            0
+        }
+    };
     let all = Faults {
         crash,
         freeze,
@@ -320,10 +343,16 @@ fn retry(r: &mut Random) -> fate::Settings {
         backoff_max: Duration::from_secs(r.pick(&[2, 30])),
         respect_retry_after: r.permille(800),
         on_exhausted: match r.below(6) {
-            0 => fate::OnExhausted::Drop { reason: "not worth it".into() },
+            0 => fate::OnExhausted::Drop {
+                reason: "not worth it".into(),
+            },
             1 => fate::OnExhausted::Block,
             _ => fate::OnExhausted::DeadLetter,
         },
-        oversized: if r.permille(150) { fate::Oversized::Block } else { fate::Oversized::DeadLetter },
+        oversized: if r.permille(150) {
+            fate::Oversized::Block
+        } else {
+            fate::Oversized::DeadLetter
+        },
     }
 }

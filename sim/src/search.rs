@@ -31,7 +31,11 @@ pub fn traced(seed: u64, rules: Rules, trace: Trace) -> (Result<Summary, Failure
 }
 
 /// Runs a scenario and gives what the trace kept.
-pub fn play(scenario: Scenario, rules: Rules, trace: Trace) -> (Result<Summary, Failure>, Vec<String>) {
+pub fn play(
+    scenario: Scenario,
+    rules: Rules,
+    trace: Trace,
+) -> (Result<Summary, Failure>, Vec<String>) {
     let seed = scenario.seed;
     let mut world = World::new(scenario, rules, trace);
     let violation = match catch_unwind(AssertUnwindSafe(|| world.run())) {
@@ -43,10 +47,17 @@ pub fn play(scenario: Scenario, rules: Rules, trace: Trace) -> (Result<Summary, 
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("without words");
-            Violation { law: Law::Panic, message: format!("a machine panics: {message}") }
+            Violation {
+                law: Law::Panic,
+                message: format!("a machine panics: {message}"),
+            }
         }
     };
-    let failure = Failure { seed, step: world.steps(), violation };
+    let failure = Failure {
+        seed,
+        step: world.steps(),
+        violation,
+    };
     (Err(failure), world.into_trace())
 }
 

@@ -10,8 +10,11 @@
 
 mod app;
 mod client;
+mod commits;
+mod ending;
 mod faults;
 mod group;
+pub(crate) mod happening;
 pub mod log;
 pub(crate) mod output;
 
@@ -19,157 +22,22 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-use millrace_core::contract::publish::Reply;
 use millrace_core::intake::Intake;
-use millrace_core::intake::io::{
-    CallId, CommitId, CommitOutcome, Committed, Effect, Input, Link, TokensRead,
-};
+use millrace_core::intake::io::{CallId, Effect, Input, Link};
 use millrace_core::rules::Rules;
-use millrace_core::store;
 use millrace_core::time::Time;
 
 use self::app::App;
 use self::client::Client;
-use self::faults::Fault;
-use self::group::{Group, MemberId};
+use self::group::Group;
+use self::happening::Scheduled;
+pub(crate) use self::happening::{ClientId, Half, Happening, Who};
 use self::log::{EPOCH_MS, Log};
 use self::output::OutputPod;
 use crate::event_log::{self, Trace};
 use crate::laws::{Law, Lawful, Laws, Violation};
 use crate::random::Random;
 use crate::scenario::Scenario;
-
-/// A life of a pod's input process: what was meant for an earlier one is dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Who {
-    pub(crate) pod: usize,
-    pub(crate) life: u32,
-}
-
-/// Names a consumer client; never used twice.
-pub(crate) type ClientId = u64;
-
-/// What waits in the queue.
-#[derive(Debug)]
-pub(crate) enum Happening {
-    Fault(Fault),
-    Quiesce,
-    Check,
-    Seeded,
-    Start(usize),
-    Thaw(usize),
-    Mend(Who, ClientId),
-    Expire(MemberId, u64),
-    Complete(u64),
-
-    Wake(Who),
-    Fetch(Who, ClientId),
-    ReadTokens(Who, ClientId, usize),
-    TokensRead(Who, ClientId, usize, Box<Result<TokensRead, String>>),
-    CommitSend(Who, ClientId, CommitId),
-    CommitArrive(Box<client::OnTheWire>),
-    CommitAnswer(Who, ClientId, CommitId, CommitOutcome),
-    LateSend(Who, ClientId, Vec<(usize, Committed)>),
-    Destroyed(Who, ClientId),
-    Join(Who, ClientId),
-    Notice(Who, ClientId),
-    Sync(Who, ClientId, Box<group::Assignment>),
-    AssignCallback(Who, ClientId, Vec<usize>),
-    LoseNotice(Who, ClientId, MemberId),
-
-    AppAnswer(Who, CallId),
-    AppCrash(Who, CallId),
-    FlushAnswers(Who),
-    AppProbed(Who),
-
-    Connect(Who),
-    ToInput(Who, u64, Reply),
-    LinkLost(Who, u64),
-    ToOutput(usize, u64, Bytes),
-    OutputClose(usize, u64),
-    SendBatches(usize, u32),
-    BatchArrive(Box<output::Batch>),
-    BatchEnd(usize, u32, Vec<(u64, store::Ended)>),
-    Rebuilt(usize, u32),
-}
-
-/// Which half of a pod something happens to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Half {
-    Input,
-    Output,
-}
-
-impl Happening {
-    /// The process that has to be awake for it.
-    fn half(&self) -> Option<(usize, Half)> {
-        match self {
-            Self::Fault(_)
-            | Self::Quiesce
-            | Self::Check
-            | Self::Seeded
-            | Self::Start(_)
-            | Self::Thaw(_)
-            | Self::Expire(..)
-            | Self::Complete(_)
-            | Self::CommitArrive(_)
-            | Self::BatchArrive(_) => None,
-            Self::Wake(who)
-            | Self::Mend(who, _)
-            | Self::Fetch(who, _)
-            | Self::ReadTokens(who, ..)
-            | Self::TokensRead(who, ..)
-            | Self::CommitSend(who, ..)
-            | Self::CommitAnswer(who, ..)
-            | Self::LateSend(who, ..)
-            | Self::Destroyed(who, _)
-            | Self::Join(who, _)
-            | Self::Notice(who, _)
-            | Self::Sync(who, ..)
-            | Self::AssignCallback(who, ..)
-            | Self::LoseNotice(who, ..)
-            | Self::AppAnswer(who, _)
-            | Self::AppCrash(who, _)
-            | Self::FlushAnswers(who)
-            | Self::AppProbed(who)
-            | Self::Connect(who)
-            | Self::ToInput(who, ..)
-            | Self::LinkLost(who, _) => Some((who.pod, Half::Input)),
-            Self::ToOutput(pod, ..)
-            | Self::OutputClose(pod, _)
-            | Self::SendBatches(pod, _)
-            | Self::BatchEnd(pod, ..)
-            | Self::Rebuilt(pod, _) => Some((*pod, Half::Output)),
-        }
-    }
-}
-
-struct Scheduled {
-    at: Duration,
-    order: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
 
 /// One pod: an input process while it lives, and an output.
 pub(crate) struct Pod {
@@ -223,8 +91,14 @@ pub struct World {
 enum Phase {
     Busy,
     /// Since when, and when and with what something last moved on.
-    Settling { since: Duration, moved: Duration, open: u64 },
-    Draining { since: Duration },
+    Settling {
+        since: Duration,
+        moved: Duration,
+        open: u64,
+    },
+    Draining {
+        since: Duration,
+    },
     Done,
 }
 
@@ -241,8 +115,6 @@ pub struct Summary {
     pub lasted: Duration,
 }
 
-/// After the last fault something moves on at least this often, until everything is settled.
-const MOVES_WITHIN: Duration = Duration::from_secs(300);
 /// A drain has this long.
 const DRAINED_WITHIN: Duration = Duration::from_secs(55);
 /// A wake-up may be so late.
@@ -334,10 +206,12 @@ impl World {
         }
         self.now = self.now.max(next.at);
         if let Some((pod, half)) = next.happening.half() {
-            let stops = self.pods[pod].frozen.is_some_and(|(input, output)| match half {
-                Half::Input => input,
-                Half::Output => output,
-            });
+            let stops = self.pods[pod]
+                .frozen
+                .is_some_and(|(input, output)| match half {
+                    Half::Input => input,
+                    Half::Output => output,
+                });
             if stops {
                 self.pods[pod].stalled.push_back(next.happening);
                 return Ok(());
@@ -378,7 +252,9 @@ impl World {
             Happening::Complete(epoch) => self.complete(epoch),
             Happening::Wake(who) => self.wake(who)?,
             Happening::Fetch(who, client) => self.fetch(who, client)?,
-            Happening::ReadTokens(who, client, partition) => self.read_tokens(who, client, partition),
+            Happening::ReadTokens(who, client, partition) => {
+                self.read_tokens(who, client, partition)
+            }
             Happening::TokensRead(who, client, partition, read) => {
                 self.tokens_read(who, client, partition, *read)?;
             }
@@ -392,16 +268,18 @@ impl World {
             Happening::Join(who, client) => self.join(who, client),
             Happening::Notice(who, client) => self.notice(who, client),
             Happening::Sync(who, client, assignment) => self.sync(who, client, *assignment)?,
-            Happening::AssignCallback(who, client, add) => self.assign_callback(who, client, add)?,
+            Happening::AssignCallback(who, client, add) => {
+                self.assign_callback(who, client, add)?
+            }
             Happening::LoseNotice(who, client, member) => self.lose_notice(who, client, member)?,
             Happening::AppAnswer(who, call) => self.app_answer(who, call)?,
             Happening::AppCrash(who, call) => self.app_crash(who, call),
             Happening::FlushAnswers(who) => self.flush_answers(who)?,
             Happening::AppProbed(who) => self.app_probed(who)?,
             Happening::Connect(who) => self.connect(who)?,
-            Happening::ToInput(who, session, reply) => self.to_input(who, session, reply)?,
+            Happening::ToInput(who, session, reply) => self.hear_output(who, session, reply)?,
             Happening::LinkLost(who, session) => self.link_lost(who, session)?,
-            Happening::ToOutput(pod, session, frame) => self.to_output(pod, session, frame)?,
+            Happening::ToOutput(pod, session, frame) => self.hear_input(pod, session, frame)?,
             Happening::OutputClose(pod, session) => self.output_close(pod, session)?,
             Happening::SendBatches(pod, life) => self.send_batches(pod, life)?,
             Happening::BatchArrive(batch) => self.batch_arrive(*batch)?,
@@ -414,12 +292,18 @@ impl World {
     /// The process that is meant, if it still lives.
     pub(crate) fn process(&mut self, who: Who) -> Option<&mut Process> {
         let pod = &mut self.pods[who.pod];
-        if pod.life == who.life { pod.process.as_mut() } else { None }
+        if pod.life == who.life {
+            pod.process.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Its client, if that is still the same.
     pub(crate) fn client(&mut self, who: Who, client: ClientId) -> Option<&mut Client> {
-        self.process(who).map(|process| &mut process.client).filter(|known| known.id == client)
+        self.process(who)
+            .map(|process| &mut process.client)
+            .filter(|known| known.id == client)
     }
 
     /// A pod's clocks.
@@ -440,7 +324,8 @@ impl World {
     pub(crate) fn feed(&mut self, who: Who, input: Input) -> Lawful {
         let now = self.local(who.pod);
         let tick = matches!(input, Input::Tick);
-        self.trace.note(|| format!("pod {} <- {}", who.pod, event_log::input(&input)));
+        self.trace
+            .note(|| format!("pod {} <- {}", who.pod, event_log::input(&input)));
         self.laws.fed(who, &input);
         let mut effects = Vec::new();
         let Some(process) = self.process(who) else {
@@ -449,7 +334,8 @@ impl World {
         process.intake.on(now, input, &mut effects);
         let idle = effects.is_empty();
         for effect in effects {
-            self.trace.note(|| format!("pod {} -> {}", who.pod, event_log::effect(&effect)));
+            self.trace
+                .note(|| format!("pod {} -> {}", who.pod, event_log::effect(&effect)));
             self.carry_out(who, effect)?;
         }
         let Some(process) = self.process(who) else {
@@ -466,7 +352,11 @@ impl World {
 
     fn rearm(&mut self, who: Who, due: Option<Duration>) {
         let now = self.now;
-        let late = if self.random.permille(100) { self.random.ms(0, 30) } else { Duration::ZERO };
+        let late = if self.random.permille(100) {
+            self.random.ms(0, 30)
+        } else {
+            Duration::ZERO
+        };
         let process = self.process(who).expect("it was just fed");
         let wake_at = due.map(|due| now + due);
         if process.wake_at == wake_at {
@@ -495,7 +385,10 @@ impl World {
                 let after = self.random.latency(30, 3_000);
                 if let Some(process) = self.process(who) {
                     let client = process.client.id;
-                    self.after(after, Happening::ReadTokens(who, client, Self::index_of(&partition)));
+                    self.after(
+                        after,
+                        Happening::ReadTokens(who, client, Self::index_of(&partition)),
+                    );
                 }
                 Ok(())
             }
@@ -511,7 +404,8 @@ impl World {
             }
             Effect::Publish(frame) => {
                 let offset = self.pods[who.pod].boot_ahead;
-                self.laws.published(who, &frame, self.now, offset, &self.logs)?;
+                self.laws
+                    .published(who, &frame, self.now, offset, &self.logs)?;
                 self.publish(who, frame);
                 Ok(())
             }
@@ -540,7 +434,7 @@ impl World {
         if self.pods[pod].process.is_some() || matches!(self.phase, Phase::Draining { .. }) {
             return;
         }
-        let seed = self.random.next();
+        let seed = self.random.bits();
         let client = self.name();
         let intake = Intake::new(self.scenario.settings(pod, self.rules), seed);
         self.pods[pod].life += 1;
@@ -553,7 +447,10 @@ impl World {
             wake_at: None,
             stop_by: None,
         });
-        let who = Who { pod, life: self.pods[pod].life };
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
         self.laws.started(who);
         self.note(|| format!("pod {pod} starts"));
         let after = self.random.ms(0, 500);
@@ -594,121 +491,6 @@ impl World {
         process.stop_by = Some(stop_by);
         let deadline = self.local(who.pod).plus(DRAINED_WITHIN);
         self.feed(who, Input::Drain { deadline })
-    }
-
-    fn quiesce(&mut self) -> Lawful {
-        self.note(|| "faults end here".to_owned());
-        self.quiet = true;
-        self.phase = Phase::Settling { since: self.now, moved: self.now, open: u64::MAX };
-        self.calm_down();
-        for pod in 0..self.pods.len() {
-            self.after(Duration::ZERO, Happening::Start(pod));
-        }
-        self.after(Duration::from_secs(1), Happening::Check);
-        Ok(())
-    }
-
-    /// Once a second after the faults: is everything settled?
-    fn check(&mut self) -> Lawful {
-        match self.phase {
-            Phase::Busy | Phase::Done => return Ok(()),
-            Phase::Settling { since, moved, open } => self.check_settled(since, moved, open)?,
-            Phase::Draining { since } => {
-                if self.pods.iter().all(|pod| pod.process.is_none()) {
-                    self.phase = Phase::Done;
-                } else if self.now > since + DRAINED_WITHIN + Duration::from_secs(5) {
-                    return Err(Law::Liveness.broken("a drain does not end"));
-                }
-            }
-        }
-        self.after(Duration::from_secs(1), Happening::Check);
-        Ok(())
-    }
-
-    fn check_settled(&mut self, since: Duration, mut moved: Duration, open: u64) -> Lawful {
-        let committed: Vec<_> = self.group.committed();
-        if self.laws.settled(&committed) {
-            self.note(|| "everything is settled; draining".to_owned());
-            self.phase = Phase::Draining { since: self.now };
-            for pod in 0..self.pods.len() {
-                self.drain(Who { pod, life: self.pods[pod].life })?;
-            }
-            return Ok(());
-        }
-        let waited = self.now - since;
-        let still_open = self.laws.open(&committed);
-        if still_open < open {
-            moved = self.now;
-        }
-        self.phase = Phase::Settling { since, moved, open: open.min(still_open) };
-        if self.now > moved + MOVES_WITHIN {
-            let open = self.laws.unsettled(&committed) + &self.whereabouts();
-            return Err(Law::Liveness.broken(format!("nothing moves for {} s: {open}", MOVES_WITHIN.as_secs())));
-        }
-        // An operator looks after what only an operator can decide: blocked events, storms.
-        if waited.as_secs() % 60 == 59 {
-            for pod in 0..self.pods.len() {
-                let until = self.local(pod).plus(Duration::from_secs(600));
-                let resume = millrace_core::intake::io::Operator::Resume {
-                    storm_guard_off_until: Some(until),
-                };
-                let who = Who { pod, life: self.pods[pod].life };
-                self.feed(who, Input::Operator(resume))?;
-                self.give_up_blocked(who)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// An operator gives up on events that are blocked because the app can never take them.
-    fn give_up_blocked(&mut self, who: Who) -> Lawful {
-        let mut blocked = Vec::new();
-        if let Some(process) = self.process(who) {
-            let state = process.intake.state();
-            let partitions: Vec<_> = state.partitions.into_iter().map(|p| p.partition).collect();
-            let process = self.pods[who.pod].process.as_ref().expect("it was just there");
-            for partition in partitions {
-                for (index, record) in self.logs[Self::index_of(&partition)].records.iter().enumerate() {
-                    let it = process.intake.record(&partition, record.position);
-                    if it.is_some_and(|it| it.place == "blocked") && record.nature == log::Nature::Oversized {
-                        blocked.push((partition.clone(), index, record.position));
-                    }
-                }
-            }
-        }
-        for (partition, index, position) in blocked {
-            self.laws.skipped(Self::index_of(&partition), index);
-            let reason = "too large for the app".to_owned();
-            let skip = millrace_core::intake::io::Operator::Skip { partition, position, reason };
-            self.feed(who, Input::Operator(skip))?;
-        }
-        Ok(())
-    }
-
-    /// What the machines say about themselves when nothing goes on, for people.
-    fn whereabouts(&self) -> String {
-        let mut text = String::new();
-        for (number, pod) in self.pods.iter().enumerate() {
-            let Some(process) = &pod.process else { continue };
-            let state = process.intake.state();
-            text += &format!(
-                "pod {number}: {} calls of {} open, breaker {:?}, app {}, output {}; ",
-                state.calls_open, state.concurrency_limit, state.breaker, state.app_reachable, state.output_connected
-            );
-            for partition in state.partitions.iter().filter(|p| p.phase != "former") {
-                let log = &self.logs[Self::index_of(&partition.partition)];
-                let in_flight = log.records.iter().filter_map(|record| {
-                    let state = process.intake.record(&partition.partition, record.position)?;
-                    Some(format!("{} {} {:?}", record.position, state.place, record.nature))
-                });
-                let places: Vec<_> = in_flight.take(6).collect();
-                text += &format!(
-                    "{} {} paused {:?}, {} in flight {places:?}; ",
-                    partition.partition, partition.phase, partition.paused, partition.in_flight
-                );
-            }
-        }
-        text
     }
 
     fn link_input(&mut self, who: Who, link: Link) -> Lawful {

@@ -91,7 +91,10 @@ async fn demo(arguments: &Arguments, console: &Console, folder: &Path) -> anyhow
         while let Some(line) = lines.recv().await {
             shown.line(line.component, &line.text);
             if line.component == "app" {
-                shown.status(&format!("app: {}", line.text.chars().take(100).collect::<String>()));
+                shown.status(&format!(
+                    "app: {}",
+                    line.text.chars().take(100).collect::<String>()
+                ));
             }
         }
     });
@@ -117,7 +120,11 @@ async fn demo(arguments: &Arguments, console: &Console, folder: &Path) -> anyhow
     let shown = result?;
     console.say(&shown.table);
     screen_last(&shown.last)?;
-    Ok(if shown.ok && troubles.is_empty() { Ending::Ok } else { Ending::Failed })
+    Ok(if shown.ok && troubles.is_empty() {
+        Ending::Ok
+    } else {
+        Ending::Failed
+    })
 }
 
 /// What the demo ends with.
@@ -132,22 +139,48 @@ fn screen_last(line: &str) -> anyhow::Result<()> {
     Ok(Screen::new().print(&format!("{line}\n"))?)
 }
 
-async fn show(arguments: &Arguments, console: &Console, folder: &Path, laptop: &Laptop) -> anyhow::Result<Shown> {
+async fn show(
+    arguments: &Arguments,
+    console: &Console,
+    folder: &Path,
+    laptop: &Laptop,
+) -> anyhow::Result<Shown> {
     let (InputSource::Kafka(input), OutputSink::Kafka(output)) =
         (&laptop.block().input.source, &laptop.block().output.sink)
     else {
         bail!("the demo needs a block that reads and writes Kafka");
     };
-    let bootstrap = laptop.addresses().bootstrap.clone().context("the demo needs an embedded connection")?;
+    let bootstrap = laptop
+        .addresses()
+        .bootstrap
+        .clone()
+        .context("the demo needs an embedded connection")?;
     let admin = admin_client(laptop.addresses().input_admin)?;
     let events = make_events(arguments, folder, laptop, console).await?;
     ready(&admin, console).await?;
     let partitions = i32::try_from(laptop.block().topics.partitions)?;
-    let latencies = tokio::spawn(read_latencies(bootstrap.clone(), output.topic.clone(), partitions, arguments.events - arguments.bad));
-    console.say(&format!("demo: streaming {} events into {}, {} of them bad, {}/s", arguments.events, input.topics[0], arguments.bad, arguments.rate));
+    let latencies = tokio::spawn(read_latencies(
+        bootstrap.clone(),
+        output.topic.clone(),
+        partitions,
+        arguments.events - arguments.bad,
+    ));
+    console.say(&format!(
+        "demo: streaming {} events into {}, {} of them bad, {}/s",
+        arguments.events, input.topics[0], arguments.bad, arguments.rate
+    ));
     let started = Instant::now();
     let mut send = own_binary()?
-        .args(["send", &input.topics[0], "--json", "--bootstrap", &bootstrap, "--rate", &arguments.rate.to_string(), "--file"])
+        .args([
+            "send",
+            &input.topics[0],
+            "--json",
+            "--bootstrap",
+            &bootstrap,
+            "--rate",
+            &arguments.rate.to_string(),
+            "--file",
+        ])
         .arg(&events)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -165,10 +198,14 @@ async fn show(arguments: &Arguments, console: &Console, folder: &Path, laptop: &
     let mut latencies = latencies.await.context("reading results")??;
     latencies.sort_unstable();
     let number = |key: &str| audit.get(key).and_then(Value::as_u64).unwrap_or(u64::MAX);
-    let (lost, duplicated, out_of_order) = (number("lost"), number("duplicated"), number("out_of_order"));
+    let (lost, duplicated, out_of_order) =
+        (number("lost"), number("duplicated"), number("out_of_order"));
     let last = format!(
         "demo: events={} answered={} filtered={} dead_lettered={} lost={lost} duplicated={duplicated} out_of_order={out_of_order}",
-        number("events"), number("answered"), number("filtered"), number("dead_lettered"),
+        number("events"),
+        number("answered"),
+        number("filtered"),
+        number("dead_lettered"),
     );
     let complete = number("events") == arguments.events && number("pending") == 0;
     Ok(Shown {
@@ -179,20 +216,42 @@ async fn show(arguments: &Arguments, console: &Console, folder: &Path, laptop: &
 }
 
 /// Has the template print its events.
-async fn make_events(arguments: &Arguments, folder: &Path, laptop: &Laptop, console: &Console) -> anyhow::Result<PathBuf> {
-    let home = arguments.block.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+async fn make_events(
+    arguments: &Arguments,
+    folder: &Path,
+    laptop: &Laptop,
+    console: &Console,
+) -> anyhow::Result<PathBuf> {
+    let home = arguments
+        .block
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let script = home.join("events.py");
-    let python = laptop.python().context("the demo needs a template with app.local.python")?;
+    let python = laptop
+        .python()
+        .context("the demo needs a template with app.local.python")?;
     console.status("making events from the data set");
     let made = Command::new(python)
         .arg(&script)
-        .args(["--count", &arguments.events.to_string(), "--bad", &arguments.bad.to_string(), "--seed", "1"])
+        .args([
+            "--count",
+            &arguments.events.to_string(),
+            "--bad",
+            &arguments.bad.to_string(),
+            "--seed",
+            "1",
+        ])
         .stdin(Stdio::null())
         .output()
         .await
         .with_context(|| format!("cannot run {}", script.display()))?;
     if !made.status.success() {
-        bail!("{} failed: {}", script.display(), String::from_utf8_lossy(&made.stderr));
+        bail!(
+            "{} failed: {}",
+            script.display(),
+            String::from_utf8_lossy(&made.stderr)
+        );
     }
     let path = folder.join("events.jsonl");
     std::fs::write(&path, made.stdout)?;
@@ -210,7 +269,10 @@ async fn ready(admin: &Client, console: &Console) -> anyhow::Result<()> {
         };
         console.status(&format!("waiting for the block: {why}"));
         if Instant::now() >= until {
-            bail!("the block is not ready after {} s: {why}", STANDSTILL.as_secs());
+            bail!(
+                "the block is not ready after {} s: {why}",
+                STANDSTILL.as_secs()
+            );
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -226,7 +288,10 @@ async fn watch(admin: &Client, events: u64, console: &Console) -> anyhow::Result
             let was = before.answered + before.filtered + before.dead_lettered;
             console.status(&format!(
                 "{:>3} % | {} of {events} answered, {} dead-lettered, {} in flight",
-                terminal * 100 / events.max(1), now.answered, now.dead_lettered, now.in_flight
+                terminal * 100 / events.max(1),
+                now.answered,
+                now.dead_lettered,
+                now.in_flight
             ));
             if terminal >= events {
                 return Ok(now);
@@ -244,15 +309,30 @@ async fn watch(admin: &Client, events: u64, console: &Console) -> anyhow::Result
 }
 
 /// Reads results as they come; a result carries its event's timestamp, so its age is the latency.
-async fn read_latencies(bootstrap: String, topic: String, partitions: i32, expected: u64) -> anyhow::Result<Vec<u64>> {
-    let starts = (0..partitions).map(|p| (Partition::new(topic.as_str(), p), Start::Earliest)).collect();
-    let mut reader = Reader::open(Settings::plain(bootstrap, "millrace-demo"), starts, Until::Forever);
+async fn read_latencies(
+    bootstrap: String,
+    topic: String,
+    partitions: i32,
+    expected: u64,
+) -> anyhow::Result<Vec<u64>> {
+    let starts = (0..partitions)
+        .map(|p| (Partition::new(topic.as_str(), p), Start::Earliest))
+        .collect();
+    let mut reader = Reader::open(
+        Settings::plain(bootstrap, "millrace-demo"),
+        starts,
+        Until::Forever,
+    );
     let mut latencies = Vec::new();
     while (latencies.len() as u64) < expected {
-        let next = tokio::time::timeout(STANDSTILL, reader.next()).await.context("no more results came")?;
+        let next = tokio::time::timeout(STANDSTILL, reader.next())
+            .await
+            .context("no more results came")?;
         let now = clock().wall_ms;
         for fetched in next.context("the reader ended")?? {
-            let age = |e: &millrace_core::event::Event| now.saturating_sub(e.timestamp().ms).max(0).unsigned_abs();
+            let age = |e: &millrace_core::event::Event| {
+                now.saturating_sub(e.timestamp().ms).max(0).unsigned_abs()
+            };
             latencies.extend(fetched.events.iter().map(age));
         }
     }
@@ -261,8 +341,15 @@ async fn read_latencies(bootstrap: String, topic: String, partitions: i32, expec
 
 fn memory(laptop: &Laptop) -> Vec<(&'static str, Option<u64>)> {
     let of = |pid: Option<u32>| Some(usage::of(pid?)?.resident_bytes);
-    let mut all: Vec<_> = laptop.pids().into_iter().map(|(name, pid)| (name, of(pid))).collect();
-    all.push(("broker and demo", usage::own().map(|own| own.resident_bytes)));
+    let mut all: Vec<_> = laptop
+        .pids()
+        .into_iter()
+        .map(|(name, pid)| (name, of(pid)))
+        .collect();
+    all.push((
+        "broker and demo",
+        usage::own().map(|own| own.resident_bytes),
+    ));
     all
 }
 
@@ -278,8 +365,12 @@ async fn audit(arguments: &Arguments, bootstrap: &str) -> anyhow::Result<Value> 
             .output()
             .await
             .context("cannot run millrace audit")?;
-        let report: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("the audit failed: {}", String::from_utf8_lossy(&output.stderr)))?;
+        let report: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "the audit failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })?;
         let pending = report.get("pending").and_then(Value::as_u64);
         if pending == Some(0) || Instant::now() >= until {
             return Ok(report);
@@ -289,17 +380,41 @@ async fn audit(arguments: &Arguments, bootstrap: &str) -> anyhow::Result<Value> 
 }
 
 fn own_binary() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("where is this program?")?))
+    Ok(Command::new(
+        std::env::current_exe().context("where is this program?")?,
+    ))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn table(done: &Counts, took: Duration, latencies: &[u64], memory: &[(&str, Option<u64>)]) -> String {
-    let quantile = |q: usize| latencies.get((latencies.len() * q / 100).min(latencies.len().saturating_sub(1))).copied().unwrap_or(0);
+fn table(
+    done: &Counts,
+    took: Duration,
+    latencies: &[u64],
+    memory: &[(&str, Option<u64>)],
+) -> String {
+    let quantile = |q: usize| {
+        latencies
+            .get((latencies.len() * q / 100).min(latencies.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0)
+    };
     let total = done.answered + done.filtered + done.dead_lettered;
     let mut rows = vec![
-        ("events".to_owned(), format!("{total} in {:.1} s", took.as_secs_f64())),
-        ("throughput".to_owned(), format!("{:.0} events/s", total as f64 / took.as_secs_f64())),
-        ("latency p50".to_owned(), format!("{} ms, from the event's timestamp to its result at a reader", quantile(50))),
+        (
+            "events".to_owned(),
+            format!("{total} in {:.1} s", took.as_secs_f64()),
+        ),
+        (
+            "throughput".to_owned(),
+            format!("{:.0} events/s", total as f64 / took.as_secs_f64()),
+        ),
+        (
+            "latency p50".to_owned(),
+            format!(
+                "{} ms, from the event's timestamp to its result at a reader",
+                quantile(50)
+            ),
+        ),
         ("latency p99".to_owned(), format!("{} ms", quantile(99))),
     ];
     for (name, bytes) in memory {

@@ -56,7 +56,11 @@ impl Intake {
         self.learn(&open, &outcome, now, effects);
         match outcome {
             Outcome::Items(items) => {
-                assert_eq!(items.len(), open.events.len(), "one item per event of the call");
+                assert_eq!(
+                    items.len(),
+                    open.events.len(),
+                    "one item per event of the call"
+                );
                 let items = open.events.iter().copied().zip(items);
                 self.settle(items, now, effects);
             }
@@ -64,7 +68,10 @@ impl Intake {
                 self.halve(&open.events);
             }
             Outcome::Failed(failure) | Outcome::TooLarge(failure) => {
-                let items = open.events.iter().map(|event| (*event, Item::Failed(failure.clone())));
+                let items = open
+                    .events
+                    .iter()
+                    .map(|event| (*event, Item::Failed(failure.clone())));
                 self.settle(items, now, effects);
             }
             Outcome::Abandoned => {
@@ -118,20 +125,28 @@ impl Intake {
         };
         match failure.map(|f| (f.class, f.kind)) {
             None => self.window.succeeded(now.since(open.sent)),
-            Some((Class::Transient | Class::Infra, FailureKind::Refused | FailureKind::ConnectionLost)) => {
+            Some((
+                Class::Transient | Class::Infra,
+                FailureKind::Refused | FailureKind::ConnectionLost,
+            )) => {
                 self.window.failed();
             }
             Some(_) => self.window.closed(),
         }
         let malformed = failure.is_some_and(|f| f.kind == FailureKind::Malformed);
-        self.malformed_in_a_row = if malformed { self.malformed_in_a_row + 1 } else { 0 };
+        self.malformed_in_a_row = if malformed {
+            self.malformed_in_a_row + 1
+        } else {
+            0
+        };
         if let Some(failure) = failure {
             self.tally.last_failure = Some(failure.message.as_str().into());
         }
         if open.probe && self.breaker.is_probing() {
             self.probe_ended(outcome, now, effects);
         } else {
-            let failed = failure.is_some_and(|f| matches!(f.class, Class::Transient | Class::Infra));
+            let failed =
+                failure.is_some_and(|f| matches!(f.class, Class::Transient | Class::Infra));
             if self.breaker.request_ended(failed, now) {
                 self.report_breaker("open", effects);
             }
@@ -214,11 +229,18 @@ impl Intake {
 
     /// Finds or adds the lane among those of the call. `None` where each event stands alone, so
     /// that nothing has to be remembered.
-    fn lane_of_call(&self, lanes: &mut Vec<LaneOfCall>, tenure: TenureId, lane: LaneId) -> Option<usize> {
+    fn lane_of_call(
+        &self,
+        lanes: &mut Vec<LaneOfCall>,
+        tenure: TenureId,
+        lane: LaneId,
+    ) -> Option<usize> {
         if lane == LaneId::NONE || self.settings.batch.per_lane_max == 1 {
             return None;
         }
-        let found = lanes.iter().position(|l| l.tenure == tenure && l.lane == lane);
+        let found = lanes
+            .iter()
+            .position(|l| l.tenure == tenure && l.lane == lane);
         Some(found.unwrap_or_else(|| {
             lanes.push(LaneOfCall {
                 tenure,
@@ -229,24 +251,50 @@ impl Intake {
         }))
     }
 
-    fn decide(&mut self, event: EventRef, item: Item, now: Time, effects: &mut Vec<Effect>) -> Next {
+    fn decide(
+        &mut self,
+        event: EventRef,
+        item: Item,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Next {
         match item {
             Item::Emit(output) => self.answer(event, Answer::One(output)),
-            Item::EmitMany(outputs) if !outputs.is_empty() => self.answer(event, Answer::Many(outputs)),
+            Item::EmitMany(outputs) if !outputs.is_empty() => {
+                self.answer(event, Answer::Many(outputs))
+            }
             Item::EmitMany(_) | Item::Filter => self.filter(event, now),
             Item::Failed(failure) => return self.failed(event, failure, now, effects),
         }
         Next::Gone
     }
 
-    fn failed(&mut self, event: EventRef, failure: Failure, now: Time, effects: &mut Vec<Effect>) -> Next {
+    fn failed(
+        &mut self,
+        event: EventRef,
+        failure: Failure,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Next {
         if failure.class == Class::Misconfigured {
             self.misconfigured(now, effects);
         }
         let jitter = self.random.unit();
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
-        let work = tenure.ledger.get_mut(event.number).expect("its work was just seen");
-        let fate = fate::decide(&self.settings.retry, &failure, &mut work.attempts, jitter, now);
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
+        let work = tenure
+            .ledger
+            .get_mut(event.number)
+            .expect("its work was just seen");
+        let fate = fate::decide(
+            &self.settings.retry,
+            &failure,
+            &mut work.attempts,
+            jitter,
+            now,
+        );
         if failure.kind == FailureKind::ConnectionLost {
             work.crashes += 1;
             if work.crashes > CRASHES_BEFORE_SUSPICION {
@@ -288,8 +336,14 @@ impl Intake {
 
     /// The event's answer waits to be published.
     pub(super) fn answer(&mut self, event: EventRef, answer: Answer) {
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
-        let work = tenure.ledger.get_mut(event.number).expect("its work was just seen");
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
+        let work = tenure
+            .ledger
+            .get_mut(event.number)
+            .expect("its work was just seen");
         work.place = Place::Outbox;
         work.answer = Some(answer);
         tenure.outbox.push_back(event.number);
@@ -300,7 +354,13 @@ impl Intake {
         self.breaker.record_ended(now);
     }
 
-    fn dead_letter(&mut self, event: EventRef, letter: Letter, now: Time, effects: &mut Vec<Effect>) -> Next {
+    fn dead_letter(
+        &mut self,
+        event: EventRef,
+        letter: Letter,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Next {
         if !self.breaker.may_dead_letter(now) {
             if !self.tally.storm_reported {
                 self.tally.storm_reported = true;
@@ -335,7 +395,13 @@ impl Intake {
     }
 
     /// An operator gave up on an event that was held back.
-    pub(super) fn skipped(&mut self, event: EventRef, reason: String, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn skipped(
+        &mut self,
+        event: EventRef,
+        reason: String,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         let letter = Letter::of(Reason::Permanent, Stage::Input, "SKIPPED", reason);
         self.report_dead_letter(event, &letter, now, effects);
         let lane = self.work(event).expect("it was just woken").lane;
@@ -363,25 +429,46 @@ impl Intake {
         };
         work.place = Place::Waiting;
         let lane = work.lane;
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
         tenure.lanes.put_back(lane, event.number);
         self.waiting_since.get_or_insert(now);
     }
 
     /// The event waits behind one of its lane that comes again.
     fn put_behind(&mut self, event: EventRef) {
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
-        let work = tenure.ledger.get_mut(event.number).expect("its work was just seen");
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
+        let work = tenure
+            .ledger
+            .get_mut(event.number)
+            .expect("its work was just seen");
         work.place = Place::Waiting;
         tenure.lanes.queue_front(work.lane, event.number);
     }
 
-    fn report_dead_letter(&mut self, event: EventRef, letter: &Letter, now: Time, effects: &mut Vec<Effect>) {
+    fn report_dead_letter(
+        &mut self,
+        event: EventRef,
+        letter: &Letter,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.tally.worth_reporting(letter.reason, now) {
             return;
         }
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
-        let work = tenure.ledger.get(event.number).expect("its work was just seen");
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
+        let work = tenure
+            .ledger
+            .get(event.number)
+            .expect("its work was just seen");
         effects.push(Effect::Report(Fact::DeadLettered {
             partition: tenure.partition.clone(),
             position: work.event.position(),

@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
+use super::Intake;
 use super::io::{Commit, CommitId, CommitOutcome, Effect, Fact};
 use super::publishing;
 use super::tenure::{Phase, TenureId};
-use super::Intake;
 use crate::contract::publish::{Request, Revoked};
 use crate::position::{Partition, Position};
 use crate::rules::Rule;
@@ -82,7 +82,10 @@ impl Intake {
         if self.commits.open.is_some() || self.rejoining || waits {
             return;
         }
-        let due = self.tenures.values().any(|tenure| self.commit_due(tenure).is_some_and(|at| now.boot >= at));
+        let due = self
+            .tenures
+            .values()
+            .any(|tenure| self.commit_due(tenure).is_some_and(|at| now.boot >= at));
         if due {
             let live = |tenure: &super::Tenure| tenure.is_live();
             self.cut_commit(live, now, effects);
@@ -93,8 +96,16 @@ impl Intake {
         if self.commits.open.is_some() || self.rejoining {
             return None;
         }
-        let due = self.tenures.values().filter_map(|tenure| self.commit_due(tenure)).min()?;
-        Some(self.commits.again_at.map_or(due, |again| again.boot.max(due)))
+        let due = self
+            .tenures
+            .values()
+            .filter_map(|tenure| self.commit_due(tenure))
+            .min()?;
+        Some(
+            self.commits
+                .again_at
+                .map_or(due, |again| again.boot.max(due)),
+        )
     }
 
     /// When the next commit of this partition is due.
@@ -105,16 +116,20 @@ impl Intake {
         let Some(renewal) = tenure.lease.renewal_due() else {
             return Some(Duration::ZERO);
         };
-        let stuck = !tenure.beyond_window.is_empty() && tenure.ledger.watermark() > tenure.committed;
+        let stuck =
+            !tenure.beyond_window.is_empty() && tenure.ledger.watermark() > tenure.committed;
         let many = tenure.since_commit >= self.settings.commit_records;
         if stuck || many {
             return Some(Duration::ZERO);
         }
-        let interval = self
-            .commits
-            .cut_at
-            .map_or(Duration::ZERO, |cut| cut.boot + self.settings.commit_interval);
-        Some(if tenure.is_dirty() { interval.min(renewal) } else { renewal })
+        let interval = self.commits.cut_at.map_or(Duration::ZERO, |cut| {
+            cut.boot + self.settings.commit_interval
+        });
+        Some(if tenure.is_dirty() {
+            interval.min(renewal)
+        } else {
+            renewal
+        })
     }
 
     fn doubted(&self, tenure: &super::Tenure) -> bool {
@@ -243,11 +258,22 @@ impl Intake {
     }
 
     /// Step (a) of D-G4: no more dispatch, no more lease; what was sent is awaited.
-    pub(super) fn revoking(&mut self, partitions: Vec<Partition>, now: Time, effects: &mut Vec<Effect>) {
+    pub(super) fn revoking(
+        &mut self,
+        partitions: Vec<Partition>,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         assert!(self.revocation.is_none(), "one rebalance at a time");
-        let tenures: Vec<_> = partitions.iter().filter_map(|p| self.by_partition.get(p).copied()).collect();
+        let tenures: Vec<_> = partitions
+            .iter()
+            .filter_map(|p| self.by_partition.get(p).copied())
+            .collect();
         for id in &tenures {
-            let tenure = self.tenures.get_mut(id).expect("by_partition names tenures");
+            let tenure = self
+                .tenures
+                .get_mut(id)
+                .expect("by_partition names tenures");
             tenure.lease.clear();
             match &tenure.phase {
                 Phase::Live { token, topic } => {
@@ -293,8 +319,16 @@ impl Intake {
             return;
         }
         let mine = |id: &TenureId| self.tenures.get(id);
-        let at_output = revocation.tenures.iter().filter_map(mine).any(|t| t.at_output > 0);
-        let dirty = revocation.tenures.iter().filter_map(mine).any(super::Tenure::is_dirty);
+        let at_output = revocation
+            .tenures
+            .iter()
+            .filter_map(mine)
+            .any(|t| t.at_output > 0);
+        let dirty = revocation
+            .tenures
+            .iter()
+            .filter_map(mine)
+            .any(super::Tenure::is_dirty);
         let commit = match revocation.step {
             Step::Draining if at_output && now.boot < revocation.deadline.boot => return,
             Step::Again { at, .. } if now.boot < at.boot => return,
@@ -313,10 +347,17 @@ impl Intake {
             }
         }
         let revocation = self.revocation.take().expect("it was just there");
-        self.tally.revoke_drain.record(now.since(revocation.started));
+        self.tally
+            .revoke_drain
+            .record(now.since(revocation.started));
         for id in &revocation.tenures {
-            if let Some((partition, unfinished)) = self.close(*id, |counters, n| counters.stale_revoked += n) {
-                effects.push(Effect::Report(Fact::Released { partition, unfinished }));
+            if let Some((partition, unfinished)) =
+                self.close(*id, |counters, n| counters.stale_revoked += n)
+            {
+                effects.push(Effect::Report(Fact::Released {
+                    partition,
+                    unfinished,
+                }));
             }
         }
         if self.settings.rules.hold(Rule::RevokeExclusion) {
@@ -352,7 +393,10 @@ impl Intake {
 
     /// The group gave these away already (D-G5).
     pub(super) fn lost(&mut self, partitions: &[Partition], effects: &mut Vec<Effect>) {
-        let ids: Vec<_> = partitions.iter().filter_map(|p| self.by_partition.get(p).copied()).collect();
+        let ids: Vec<_> = partitions
+            .iter()
+            .filter_map(|p| self.by_partition.get(p).copied())
+            .collect();
         let open = self
             .commits
             .open
@@ -368,7 +412,10 @@ impl Intake {
             }
         }
         if open {
-            self.rejoin("partitions were lost while a commit was open".into(), effects);
+            self.rejoin(
+                "partitions were lost while a commit was open".into(),
+                effects,
+            );
         }
     }
 
@@ -392,15 +439,23 @@ impl Intake {
 
     fn lose(&mut self, ids: &[TenureId], effects: &mut Vec<Effect>) {
         for id in ids {
-            if let Some((partition, unfinished)) = self.close(*id, |counters, n| counters.stale_lost += n) {
-                effects.push(Effect::Report(Fact::Lost { partition, unfinished }));
+            if let Some((partition, unfinished)) =
+                self.close(*id, |counters, n| counters.stale_lost += n)
+            {
+                effects.push(Effect::Report(Fact::Lost {
+                    partition,
+                    unfinished,
+                }));
             }
         }
     }
 
     /// Tells the output that live records of these partitions must not leave any more.
     fn stop_producing(&self, partitions: Vec<Partition>, effects: &mut Vec<Effect>) {
-        if let Some(membership) = self.membership.filter(|_| self.link.is_up() && !partitions.is_empty()) {
+        if let Some(membership) = self
+            .membership
+            .filter(|_| self.link.is_up() && !partitions.is_empty())
+        {
             effects.push(publishing::frame(&Request::Revoked(Revoked {
                 generation: membership.generation,
                 partitions,
@@ -418,7 +473,11 @@ impl Intake {
         self.by_partition.remove(&tenure.partition);
         self.suspects.retain(|event| event.tenure != id);
         let unfinished = tenure.ledger.in_flight() as u64;
-        let bytes: usize = tenure.ledger.iter().map(|(.., work)| work.event.bytes()).sum();
+        let bytes: usize = tenure
+            .ledger
+            .iter()
+            .map(|(.., work)| work.event.bytes())
+            .sum();
         self.in_flight_bytes -= bytes;
         if self.settings.rules.hold(Rule::Conservation) {
             count(&mut tenure.counters, unfinished);
@@ -438,7 +497,10 @@ impl Intake {
         }
         let late = now.boot >= drain.deadline.boot;
         let open = !self.calls.is_empty()
-            || self.tenures.values().any(|t| t.has_unsent() || t.at_output > 0);
+            || self
+                .tenures
+                .values()
+                .any(|t| t.has_unsent() || t.at_output > 0);
         if !late {
             if open || self.commits.open.is_some() || self.rejoining {
                 return;

@@ -54,7 +54,7 @@ impl Intake {
             return None;
         }
         let since = self.waiting_since?;
-        match batcher::cut(&self.settings.batch, self.waiting(since), now) {
+        match batcher::cut(&self.settings.batch, self.waiting(since, now), now) {
             Cut::At(due) => Some(due.boot),
             Cut::Now | Cut::Nothing => None,
         }
@@ -77,7 +77,12 @@ impl Intake {
     }
 
     /// The events of the next call, in lane order; `None` if nothing is to be sent now.
-    fn next_call(&mut self, probe: bool, now: Time, effects: &mut Vec<Effect>) -> Option<Vec<EventRef>> {
+    fn next_call(
+        &mut self,
+        probe: bool,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Vec<EventRef>> {
         while let Some(event) = self.suspects.first().copied() {
             let may_send = self.may_send(event.tenure, now);
             let Some(work) = self.work(event) else {
@@ -95,7 +100,7 @@ impl Intake {
             return Some(half);
         }
         let since = self.waiting_since?;
-        let cut = batcher::cut(&self.settings.batch, self.waiting(since), now);
+        let cut = batcher::cut(&self.settings.batch, self.waiting(since, now), now);
         match cut {
             Cut::Nothing => {
                 self.waiting_since = None;
@@ -105,7 +110,7 @@ impl Intake {
             Cut::At(_) | Cut::Now => {}
         }
         let draft = self.fill(probe, now, effects);
-        self.waiting_since = (self.sendable() > 0).then_some(now);
+        self.waiting_since = (self.sendable(now) > 0).then_some(now);
         (!draft.events.is_empty()).then_some(draft.events)
     }
 
@@ -114,7 +119,11 @@ impl Intake {
     fn next_half(&mut self, now: Time) -> Option<Vec<EventRef>> {
         for _ in 0..self.halves.len() {
             let mut half = self.halves.pop_front()?;
-            half.retain(|event| self.tenures.get(&event.tenure).is_some_and(super::Tenure::is_live));
+            half.retain(|event| {
+                self.tenures
+                    .get(&event.tenure)
+                    .is_some_and(super::Tenure::is_live)
+            });
             if half.iter().any(|event| !self.may_send(event.tenure, now)) {
                 self.halves.push_back(half);
             } else if !half.is_empty() {
@@ -124,20 +133,20 @@ impl Intake {
         None
     }
 
-    fn waiting(&self, since: Time) -> Waiting {
+    fn waiting(&self, since: Time, now: Time) -> Waiting {
         Waiting {
-            events: self.sendable(),
+            events: self.sendable(now),
             since,
             open_calls: self.window.open(),
         }
     }
 
     /// Events that the lanes would give now.
-    fn sendable(&self) -> usize {
+    fn sendable(&self, now: Time) -> usize {
         self.tenures
-            .values()
-            .filter(|tenure| tenure.is_live())
-            .map(|tenure| tenure.lanes.ready())
+            .iter()
+            .filter(|(id, tenure)| tenure.lanes.ready() > 0 && self.may_send(**id, now))
+            .map(|(_, tenure)| tenure.lanes.ready())
             .sum()
     }
 
@@ -151,7 +160,11 @@ impl Intake {
     /// Takes events from the partitions in turn until the call is full.
     fn fill(&mut self, probe: bool, now: Time, effects: &mut Vec<Effect>) -> Draft {
         let mut draft = Draft::default();
-        let records_max = if probe { 1 } else { self.settings.batch.records_max };
+        let records_max = if probe {
+            1
+        } else {
+            self.settings.batch.records_max
+        };
         let start = self.cursor;
         let ids: Vec<TenureId> = self
             .tenures
@@ -186,11 +199,21 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let tenure = self.tenures.get_mut(&id).expect("the caller iterates over tenures");
+        let tenure = self
+            .tenures
+            .get_mut(&id)
+            .expect("the caller iterates over tenures");
         let Some((lane, first)) = tenure.lanes.take() else {
             return false;
         };
-        match self.admit(EventRef { tenure: id, number: first }, draft, now) {
+        match self.admit(
+            EventRef {
+                tenure: id,
+                number: first,
+            },
+            draft,
+            now,
+        ) {
             Admission::Taken => {}
             Admission::Full => {
                 let tenure = self.tenures.get_mut(&id).expect("it was just there");
@@ -205,11 +228,23 @@ impl Intake {
             }
             Admission::Blocked => {
                 let tenure = self.tenures.get_mut(&id).expect("it was just there");
-                tenure.ledger.get_mut(first).expect("lanes hold events in flight").place = Place::Blocked;
+                tenure
+                    .ledger
+                    .get_mut(first)
+                    .expect("lanes hold events in flight")
+                    .place = Place::Blocked;
                 return true;
             }
             Admission::Dead(letter) => {
-                self.dead_letter_unsent(EventRef { tenure: id, number: first }, letter, now, effects);
+                self.dead_letter_unsent(
+                    EventRef {
+                        tenure: id,
+                        number: first,
+                    },
+                    letter,
+                    now,
+                    effects,
+                );
                 return true;
             }
         }
@@ -243,10 +278,20 @@ impl Intake {
     /// Whether an event that its lane gave may join the call.
     fn admit(&mut self, event: EventRef, draft: &mut Draft, now: Time) -> Admission {
         let batch = self.settings.batch;
-        let window = self.settings.rules.hold(Rule::Window).then_some(self.settings.window);
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its lane was just asked");
+        let window = self
+            .settings
+            .rules
+            .hold(Rule::Window)
+            .then_some(self.settings.window);
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its lane was just asked");
         let limit = window.map(|window| tenure.committed.plus(window));
-        let work = tenure.ledger.get_mut(event.number).expect("lanes hold events in flight");
+        let work = tenure
+            .ledger
+            .get_mut(event.number)
+            .expect("lanes hold events in flight");
         let bytes = work.event.bytes();
         if limit.is_some_and(|limit| work.event.position() >= limit) {
             return Admission::Beyond;
@@ -256,7 +301,12 @@ impl Intake {
             return Admission::Full;
         }
         if let Some(reason) = work.skip.clone() {
-            return Admission::Dead(Letter::of(Reason::Permanent, Stage::Input, "SKIPPED", reason));
+            return Admission::Dead(Letter::of(
+                Reason::Permanent,
+                Stage::Input,
+                "SKIPPED",
+                reason,
+            ));
         }
         if EventRef::expired(work, self.settings.ttl, now) {
             let message = "older than input.ttl".to_owned();
@@ -271,7 +321,12 @@ impl Intake {
                 "the value has {size} bytes, app.maxRequestBytes allows {}",
                 self.settings.request_bytes_max
             );
-            return Admission::Dead(Letter::of(Reason::Oversized, Stage::Input, "OVERSIZED", message));
+            return Admission::Dead(Letter::of(
+                Reason::Oversized,
+                Stage::Input,
+                "OVERSIZED",
+                message,
+            ));
         }
         work.place = Place::AtApp;
         draft.bytes += bytes;
@@ -284,14 +339,22 @@ impl Intake {
         let id = self.next_call_id();
         let mut called = Vec::with_capacity(events.len());
         for event in &events {
-            let tenure = self.tenures.get_mut(&event.tenure).expect("a call is made of events in flight");
-            let work = tenure.ledger.get_mut(event.number).expect("a call is made of events in flight");
+            let tenure = self
+                .tenures
+                .get_mut(&event.tenure)
+                .expect("a call is made of events in flight");
+            let work = tenure
+                .ledger
+                .get_mut(event.number)
+                .expect("a call is made of events in flight");
             if work.attempts.first_ms == 0 {
                 work.attempts.first_ms = now.wall_ms;
             }
             work.last_attempt_ms = now.wall_ms;
             let position = work.event.position();
-            let event_id = *work.id.get_or_insert_with(|| tenure.identity.event_id(position));
+            let event_id = *work
+                .id
+                .get_or_insert_with(|| tenure.identity.event_id(position));
             called.push(Called {
                 partition: tenure.partition.clone(),
                 event: work.event.clone(),

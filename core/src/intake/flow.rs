@@ -3,9 +3,9 @@
 //! Invariant: what is in flight is bounded in events, bytes and span; reaching any bound pauses,
 //! and only a clear distance to it resumes, so that partitions do not flutter.
 
+use super::Intake;
 use super::io::Effect;
 use super::tenure::{Pause, Phase, Tenure};
-use super::Intake;
 
 /// Part of a bound below which a paused partition goes on: three quarters.
 const fn low_water(bound: u64) -> u64 {
@@ -49,7 +49,10 @@ impl Intake {
 
     /// Events in flight over all partitions.
     pub(super) fn in_flight(&self) -> usize {
-        self.tenures.values().map(|tenure| tenure.ledger.in_flight()).sum()
+        self.tenures
+            .values()
+            .map(|tenure| tenure.ledger.in_flight())
+            .sum()
     }
 }
 

@@ -1,9 +1,9 @@
 //! How partitions come: assignment, tokens, events, and positions that the log lost.
 
+use super::Intake;
 use super::io::{Effect, Fact, Fetched, Membership, TokensRead};
 use super::settings::OnDataLoss;
 use super::tenure::{EventRef, Phase, Place, Tenure, Work};
-use super::Intake;
 use crate::contract::commit::{Metadata, UnknownKeys};
 use crate::contract::grant::{Grant, Seeding};
 use crate::event::TimestampKind;
@@ -64,7 +64,8 @@ impl Intake {
                 self.settings.rules,
             );
             self.tenures.insert(self.tenures_opened, tenure);
-            self.by_partition.insert(partition.clone(), self.tenures_opened);
+            self.by_partition
+                .insert(partition.clone(), self.tenures_opened);
             effects.push(Effect::ReadTokens(partition));
         }
     }
@@ -79,7 +80,10 @@ impl Intake {
         let Some(id) = self.by_partition.get(partition) else {
             return;
         };
-        let tenure = self.tenures.get_mut(id).expect("by_partition names tenures");
+        let tenure = self
+            .tenures
+            .get_mut(id)
+            .expect("by_partition names tenures");
         if !matches!(tenure.phase, Phase::Reading { .. } | Phase::Halted { .. }) {
             return;
         }
@@ -95,7 +99,8 @@ impl Intake {
         };
         match start {
             Err(reason) => {
-                let known = matches!(&tenure.phase, Phase::Halted { reason: r, .. } if *r == reason);
+                let known =
+                    matches!(&tenure.phase, Phase::Halted { reason: r, .. } if *r == reason);
                 if !known {
                     effects.push(Effect::Report(Fact::Halted {
                         partition: partition.clone(),
@@ -118,7 +123,11 @@ impl Intake {
                 effects.push(Effect::Report(Fact::Started {
                     partition: partition.clone(),
                     position: start.position,
-                    remembered: start.terminal.iter().map(|b| u64::from(b.count_ones())).sum(),
+                    remembered: start
+                        .terminal
+                        .iter()
+                        .map(|b| u64::from(b.count_ones()))
+                        .sum(),
                 }));
             }
         }
@@ -159,7 +168,10 @@ impl Intake {
         let Some(&id) = self.by_partition.get(&fetched.partition) else {
             return;
         };
-        let tenure = self.tenures.get_mut(&id).expect("by_partition names tenures");
+        let tenure = self
+            .tenures
+            .get_mut(&id)
+            .expect("by_partition names tenures");
         if !tenure.is_live() {
             return;
         }
@@ -214,7 +226,10 @@ impl Intake {
         let Some(id) = self.by_partition.get(partition) else {
             return;
         };
-        let tenure = self.tenures.get_mut(id).expect("by_partition names tenures");
+        let tenure = self
+            .tenures
+            .get_mut(id)
+            .expect("by_partition names tenures");
         if !tenure.is_live() {
             return;
         }
@@ -269,7 +284,10 @@ impl Intake {
                 continue;
             }
             work.place = Place::Waiting;
-            let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
+            let tenure = self
+                .tenures
+                .get_mut(&event.tenure)
+                .expect("its work was just seen");
             tenure.lanes.put_back(lane, event.number);
             self.waiting_since.get_or_insert(now);
         }
@@ -296,14 +314,20 @@ fn start(partition: &Partition, read: TokensRead, rules: Rules) -> Result<Start,
     match metadata.token {
         Token::Live { .. } => {}
         Token::Shadow { .. } => return Err("its token says shadow: another release is live".into()),
-        Token::Sealed { .. } => return Err("its token says sealed: another release took over".into()),
+        Token::Sealed { .. } => {
+            return Err("its token says sealed: another release took over".into());
+        }
     }
     let remember = rules.hold(Rule::LedgerMemory);
     Ok(Start {
         position: own.position,
         token: metadata.token,
         topic: read.topic_identity,
-        terminal: if remember { metadata.ledger.terminal } else { Vec::new() },
+        terminal: if remember {
+            metadata.ledger.terminal
+        } else {
+            Vec::new()
+        },
         attempts: metadata
             .ledger
             .attempts
@@ -328,7 +352,8 @@ fn granted(partition: &Partition, read: &TokensRead) -> Result<Start, String> {
         )
     };
     let seeding = read.seeding.as_ref().ok_or_else(missing)?;
-    let grant = Grant::decode(&seeding.metadata, UnknownKeys::Ignore).map_err(|error| format!("the registry cannot be read: {error}"))?;
+    let grant = Grant::decode(&seeding.metadata, UnknownKeys::Ignore)
+        .map_err(|error| format!("the registry cannot be read: {error}"))?;
     match grant.seeding {
         Some(Seeding::Seeded(n)) if i64::from(partition.number()) >= i64::from(n) => Ok(Start {
             position: read.log_start,
@@ -353,7 +378,9 @@ impl Tenure {
 
     fn take_inherited(&mut self, position: Position) -> Attempts {
         let found = self.inherited.iter().position(|(at, _)| *at == position);
-        found.map_or_else(Attempts::default, |index| self.inherited.swap_remove(index).1)
+        found.map_or_else(Attempts::default, |index| {
+            self.inherited.swap_remove(index).1
+        })
     }
 }
 
@@ -361,7 +388,12 @@ impl EventRef {
     /// Whether an event is older than `input.ttl`.
     pub(super) fn expired(work: &Work, ttl: Option<Duration>, now: Time) -> bool {
         let timestamp = work.event.timestamp();
-        let age_ms = now.wall_ms.saturating_sub(timestamp.ms).max(0).unsigned_abs();
-        timestamp.kind != TimestampKind::None && ttl.is_some_and(|ttl| u128::from(age_ms) > ttl.as_millis())
+        let age_ms = now
+            .wall_ms
+            .saturating_sub(timestamp.ms)
+            .max(0)
+            .unsigned_abs();
+        timestamp.kind != TimestampKind::None
+            && ttl.is_some_and(|ttl| u128::from(age_ms) > ttl.as_millis())
     }
 }

@@ -7,10 +7,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::Intake;
 use super::io::{Effect, Fact, Link};
 use super::tenure::{Answer, Counters, EventRef, Letter, Place, Shortened, Tenure, Work};
-use super::Intake;
-use crate::contract::publish::{FateCode, Lease, Reply, Request, ResultsFrame, StoreClass, StoreFailure};
+use crate::contract::publish::{
+    FateCode, Lease, Reply, Request, ResultsFrame, StoreClass, StoreFailure,
+};
 use crate::contract::result::{self, DeadLetter, Reason, ResultContext, Stage};
 use crate::fate;
 use crate::ledger::Number;
@@ -53,7 +55,9 @@ impl LinkState {
 
     fn take(&mut self, seq: u64, index: u32) -> Option<EventRef> {
         let first = self.sent.front()?.seq;
-        let frame = self.sent.get_mut(usize::try_from(seq.checked_sub(first)?).ok()?)?;
+        let frame = self
+            .sent
+            .get_mut(usize::try_from(seq.checked_sub(first)?).ok()?)?;
         let event = frame.events.get_mut(index as usize)?.take()?;
         frame.unanswered -= 1;
         while self.sent.front().is_some_and(|frame| frame.unanswered == 0) {
@@ -66,7 +70,12 @@ impl LinkState {
 impl Intake {
     pub(super) fn link_changed(&mut self, link: Link, now: Time, effects: &mut Vec<Effect>) {
         let unknown = std::mem::take(&mut self.link);
-        for event in unknown.sent.into_iter().flat_map(|frame| frame.events).flatten() {
+        for event in unknown
+            .sent
+            .into_iter()
+            .flat_map(|frame| frame.events)
+            .flatten()
+        {
             self.send_again(event, None);
         }
         if let Link::Up { credit } = link {
@@ -80,7 +89,11 @@ impl Intake {
     fn grant_leases(&mut self, now: Time, effects: &mut Vec<Effect>) {
         for tenure in self.tenures.values() {
             if let Some(until) = tenure.lease.until().filter(|_| tenure.lease.holds(now)) {
-                let lease = lease(tenure.lease_generation, until, vec![tenure.partition.clone()]);
+                let lease = lease(
+                    tenure.lease_generation,
+                    until,
+                    vec![tenure.partition.clone()],
+                );
                 effects.push(frame(&lease));
             }
         }
@@ -149,7 +162,11 @@ impl Intake {
             .min()
     }
 
-    fn send(&mut self, draft: Option<(ResultsFrame, Vec<Option<EventRef>>, i32)>, effects: &mut Vec<Effect>) {
+    fn send(
+        &mut self,
+        draft: Option<(ResultsFrame, Vec<Option<EventRef>>, i32)>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some((frame, events, _)) = draft.filter(|(_, events, _)| !events.is_empty()) else {
             return;
         };
@@ -178,7 +195,10 @@ impl Intake {
         }
         if in_order {
             tenure.resend_at = None;
-            return tenure.resend.pop_first().or_else(|| tenure.outbox.pop_front());
+            return tenure
+                .resend
+                .pop_first()
+                .or_else(|| tenure.outbox.pop_front());
         }
         tenure.outbox.pop_front().or_else(|| {
             if tenure.resend_at.is_some_and(|at| now.boot < at.boot) {
@@ -225,7 +245,11 @@ impl Intake {
         let dead = matches!(work.answer, Some(Answer::DeadLetter(_)));
         let timestamp = work.event.timestamp();
         if timestamp.kind != crate::event::TimestampKind::None {
-            let age_ms = now.wall_ms.saturating_sub(timestamp.ms).max(0).unsigned_abs();
+            let age_ms = now
+                .wall_ms
+                .saturating_sub(timestamp.ms)
+                .max(0)
+                .unsigned_abs();
             self.tally.latency.record(Duration::from_millis(age_ms));
         }
         if dead {
@@ -236,7 +260,13 @@ impl Intake {
         }
     }
 
-    fn not_stored(&mut self, event: EventRef, failure: StoreFailure, now: Time, effects: &mut Vec<Effect>) {
+    fn not_stored(
+        &mut self,
+        event: EventRef,
+        failure: StoreFailure,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         let jitter = self.random.unit();
         let Some(tenure) = self.tenures.get_mut(&event.tenure) else {
             return;
@@ -282,9 +312,20 @@ impl Intake {
     }
 
     /// Makes an event terminal and takes it off the books.
-    pub(super) fn finish(&mut self, event: EventRef, _now: Time, count: impl FnOnce(&mut Counters)) {
-        let tenure = self.tenures.get_mut(&event.tenure).expect("its work was just seen");
-        let work = tenure.ledger.finish(event.number).expect("it was in flight");
+    pub(super) fn finish(
+        &mut self,
+        event: EventRef,
+        _now: Time,
+        count: impl FnOnce(&mut Counters),
+    ) {
+        let tenure = self
+            .tenures
+            .get_mut(&event.tenure)
+            .expect("its work was just seen");
+        let work = tenure
+            .ledger
+            .finish(event.number)
+            .expect("it was in flight");
         count(&mut tenure.counters);
         tenure.since_commit += 1;
         self.in_flight_bytes -= work.event.bytes();
@@ -292,7 +333,12 @@ impl Intake {
 
     /// Only with [`Rule::StoredThenTerminal`] off: takes the sending for the storing.
     fn finish_unstored(&mut self, now: Time) {
-        let sent: Vec<_> = self.link.sent.iter().flat_map(|f| f.events.iter().flatten().copied()).collect();
+        let sent: Vec<_> = self
+            .link
+            .sent
+            .iter()
+            .flat_map(|f| f.events.iter().flatten().copied())
+            .collect();
         for event in sent {
             if self.work(event).is_some() {
                 self.finish(event, now, |counters| counters.emitted += 1);
@@ -321,11 +367,23 @@ impl Tenure {
             cluster: &names.cluster,
             proxy_version: &names.proxy_version,
         };
-        let work = self.ledger.get_mut(number).expect("the outbox holds events in flight");
+        let work = self
+            .ledger
+            .get_mut(number)
+            .expect("the outbox holds events in flight");
         work.place = Place::AtOutput;
         let position = work.event.position();
-        let id = *work.id.get_or_insert_with(|| self.identity.event_id(position));
-        let Work { event, lane, attempts, answer, last_attempt_ms, .. } = &*work;
+        let id = *work
+            .id
+            .get_or_insert_with(|| self.identity.event_id(position));
+        let Work {
+            event,
+            lane,
+            attempts,
+            answer,
+            last_attempt_ms,
+            ..
+        } = &*work;
         let answer = answer.as_ref().expect("the outbox holds answered events");
         let fate = match answer {
             Answer::One(_) | Answer::Many(_) => FateCode::Emitted,
@@ -338,7 +396,15 @@ impl Tenure {
             }
             Answer::Many(outputs) => {
                 for (index, output) in (0u32..).zip(outputs) {
-                    result::write_result(frame, &context, &self.partition, event, &id, index, output);
+                    result::write_result(
+                        frame,
+                        &context,
+                        &self.partition,
+                        event,
+                        &id,
+                        index,
+                        output,
+                    );
                 }
             }
             Answer::DeadLetter(letter) => {
@@ -346,8 +412,16 @@ impl Tenure {
                     reason: letter.reason,
                     stage: letter.stage,
                     code: &letter.code,
-                    message: if letter.shortened >= Shortened::Message { "" } else { &letter.message },
-                    body: if letter.shortened >= Shortened::Body { &[] } else { &letter.body },
+                    message: if letter.shortened >= Shortened::Message {
+                        ""
+                    } else {
+                        &letter.message
+                    },
+                    body: if letter.shortened >= Shortened::Body {
+                        &[]
+                    } else {
+                        &letter.body
+                    },
                     attempts: attempts.counted,
                     first_attempt_ms: attempts.first_ms,
                     last_attempt_ms: *last_attempt_ms,
@@ -389,8 +463,17 @@ impl Tenure {
             return true;
         }
         let oversized = failure.code.eq_ignore_ascii_case("MessageSizeTooLarge");
-        let reason = if oversized { Reason::Oversized } else { Reason::OutputRejected };
-        let letter = Letter::of(reason, Stage::Output, &failure.code, failure.message.clone());
+        let reason = if oversized {
+            Reason::Oversized
+        } else {
+            Reason::OutputRejected
+        };
+        let letter = Letter::of(
+            reason,
+            Stage::Output,
+            &failure.code,
+            failure.message.clone(),
+        );
         work.answer = Some(Answer::DeadLetter(Box::new(letter)));
         true
     }

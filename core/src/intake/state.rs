@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tenure::{Phase, Place};
 pub use super::tenure::{Counters, Pause};
+use super::tenure::{Phase, Place};
 use super::{App, Intake};
 use crate::breaker::Cause;
 use crate::contract::result::Reason;
@@ -108,7 +108,11 @@ impl Histogram {
     pub fn record(&mut self, duration: Duration) {
         let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let index = (u64::BITS - ms.saturating_sub(1).leading_zeros()) as usize;
-        let index = if ms == 0 { 0 } else { index.min(Self::BUCKETS - 1) };
+        let index = if ms == 0 {
+            0
+        } else {
+            index.min(Self::BUCKETS - 1)
+        };
         self.buckets[index] += 1;
         self.sum_ms = self.sum_ms.saturating_add(ms);
     }
@@ -186,26 +190,33 @@ impl Intake {
                 committed: tenure.committed,
                 watermark: tenure.ledger.watermark(),
                 end: tenure.ledger.end(),
-                oldest_timestamp_ms: tenure.ledger.iter().next().map(|(.., w)| w.event.timestamp().ms),
+                oldest_timestamp_ms: tenure
+                    .ledger
+                    .iter()
+                    .next()
+                    .map(|(.., w)| w.event.timestamp().ms),
                 hot_lane_share: tenure.lanes.hottest().0,
                 in_doubt: tenure.in_doubt,
                 counters: tenure.counters,
             }
         });
-        let former = self.former.iter().map(|(partition, counters)| PartitionState {
-            partition: partition.clone(),
-            phase: "former",
-            reason: None,
-            paused: None,
-            in_flight: 0,
-            committed: Position::START,
-            watermark: Position::START,
-            end: Position::START,
-            oldest_timestamp_ms: None,
-            hot_lane_share: 0.0,
-            in_doubt: false,
-            counters: *counters,
-        });
+        let former = self
+            .former
+            .iter()
+            .map(|(partition, counters)| PartitionState {
+                partition: partition.clone(),
+                phase: "former",
+                reason: None,
+                paused: None,
+                in_flight: 0,
+                committed: Position::START,
+                watermark: Position::START,
+                end: Position::START,
+                oldest_timestamp_ms: None,
+                hot_lane_share: 0.0,
+                in_doubt: false,
+                counters: *counters,
+            });
         State {
             partitions: owned.chain(former).collect(),
             concurrency_limit: self.window.limit(),
@@ -217,7 +228,11 @@ impl Intake {
             breaker: self.breaker.cause(),
             app_reachable: matches!(self.app, App::Reachable),
             output_connected: self.link.is_up(),
-            commits: [self.commits.done, self.commits.retriable, self.commits.fenced],
+            commits: [
+                self.commits.done,
+                self.commits.retriable,
+                self.commits.fenced,
+            ],
             latency: self.tally.latency.clone(),
             revoke_drain: self.tally.revoke_drain.clone(),
             stopped: self.drain.as_ref().is_some_and(|drain| drain.stopped),
@@ -250,7 +265,14 @@ mod tests {
 
     #[test]
     fn durations_fall_below_the_bound_of_their_bucket() {
-        for (ms, bound) in [(0, 0.001), (1, 0.001), (2, 0.002), (3, 0.004), (1024, 1.024), (1025, 2.048)] {
+        for (ms, bound) in [
+            (0, 0.001),
+            (1, 0.001),
+            (2, 0.002),
+            (3, 0.004),
+            (1024, 1.024),
+            (1025, 2.048),
+        ] {
             let mut histogram = Histogram::default();
             histogram.record(Duration::from_millis(ms));
             let hit = histogram.buckets().find(|(_, count)| *count == 1);

@@ -303,7 +303,8 @@ impl Tenure {
         self.ledger
             .iter()
             .filter(|(_, position, work)| {
-                work.attempts.counted > 0 && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
+                work.attempts.counted > 0
+                    && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
             })
             .take(limits::LEDGER_ATTEMPTS_MAX)
             .map(|(_, position, work)| Attempted {

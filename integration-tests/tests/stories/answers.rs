@@ -93,11 +93,19 @@ fn without_ordering_events_of_one_key_run_beside_each_other() {
 #[test]
 fn a_lane_goes_on_as_soon_as_its_event_is_answered() {
     // Nothing is fetched any more and commits are far apart, so only the answer can wake the lane.
-    let world = World::embedded().partitions(1).app(App::doubler()).set("delivery.commitInterval", "1h").start();
+    let world = World::embedded()
+        .partitions(1)
+        .app(App::doubler())
+        .set("delivery.commitInterval", "1h")
+        .start();
     world.send_numbers(200, 1);
     let first = world.app().first_after(0);
     let last = world.app().first_after(199);
-    assert!(last - first < std::time::Duration::from_secs(6), "200 events of one key took {:?}", last - first);
+    assert!(
+        last - first < std::time::Duration::from_secs(6),
+        "200 events of one key took {:?}",
+        last - first
+    );
     world.assert_each_event_answered_once();
 }
 

@@ -72,7 +72,6 @@ impl Output {
         let block = Block::parse(document).unwrap();
         let environment = Environment {
             release: "r1".to_owned(),
-            embedded: None,
             variables: BTreeMap::new(),
         };
         let shutdown = Shutdown::new();

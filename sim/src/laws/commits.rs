@@ -20,17 +20,34 @@ impl Laws {
         let mut offsets = Vec::new();
         for (partition, committed) in &commit.offsets {
             let index = index_of(partition);
-            let tenure = self.tenures.get(&(who.pod, index)).filter(|t| t.started.is_some());
+            let tenure = self
+                .tenures
+                .get(&(who.pod, index))
+                .filter(|t| t.started.is_some());
             let Some(tenure) = tenure else {
-                return Err(Law::RevokeExclusion.broken(format!("{partition} is committed but not held")));
+                return Err(
+                    Law::RevokeExclusion.broken(format!("{partition} is committed but not held"))
+                );
             };
-            require!(Doubt, !tenure.doubt, "{partition} is committed although it is in doubt");
+            require!(
+                Doubt,
+                !tenure.doubt,
+                "{partition} is committed although it is in doubt"
+            );
             let (at, known) = (committed.position, tenure.committed);
-            require!(Watermark, at >= known, "{partition} is committed at {at} after {known}");
+            require!(
+                Watermark,
+                at >= known,
+                "{partition} is committed at {at} after {known}"
+            );
             offsets.push((index, tenure.number, at));
             self.check_commit(partition, committed)?;
         }
-        self.processes.entry(who.pod).or_default().open = Some(OpenCommit { id: commit.id, sent: now, offsets });
+        self.processes.entry(who.pod).or_default().open = Some(OpenCommit {
+            id: commit.id,
+            sent: now,
+            offsets,
+        });
         Ok(())
     }
 
@@ -39,20 +56,45 @@ impl Laws {
         let index = index_of(partition);
         let at = committed.position;
         let length = committed.metadata.len();
-        require!(Metadata, length <= COMMIT_METADATA_BYTES_MAX, "{partition}: {length} bytes of metadata");
-        let metadata = Metadata::decode(&committed.metadata, UnknownKeys::Refuse)
-            .map_err(|error| Law::Metadata.broken(format!("{partition}: {error}: {}", committed.metadata)))?;
-        let token = Token::Live { epoch: 1, from: Position::START, peer: None };
-        require!(Metadata, metadata.token == token, "{partition}: the token became {:?}", metadata.token);
-        require!(Metadata, metadata.encode() == committed.metadata, "{partition}: the metadata is not canonical");
+        require!(
+            Metadata,
+            length <= COMMIT_METADATA_BYTES_MAX,
+            "{partition}: {length} bytes of metadata"
+        );
+        let metadata =
+            Metadata::decode(&committed.metadata, UnknownKeys::Refuse).map_err(|error| {
+                Law::Metadata.broken(format!("{partition}: {error}: {}", committed.metadata))
+            })?;
+        let token = Token::Live {
+            epoch: 1,
+            from: Position::START,
+            peer: None,
+        };
+        require!(
+            Metadata,
+            metadata.token == token,
+            "{partition}: the token became {:?}",
+            metadata.token
+        );
+        require!(
+            Metadata,
+            metadata.encode() == committed.metadata,
+            "{partition}: the metadata is not canonical"
+        );
         if let Some(open) = self.truth.unfinished_below(index, at) {
-            return Err(Law::Watermark.broken(format!("{partition} is committed at {at}, {open} is not finished")));
+            return Err(Law::Watermark.broken(format!(
+                "{partition} is committed at {at}, {open} is not finished"
+            )));
         }
         for (byte, bits) in (0u64..).zip(&metadata.ledger.terminal) {
             for bit in (0..8).filter(|bit| bits >> bit & 1 == 1) {
                 let position = at.plus(byte * 8 + bit);
                 let finished = self.truth.is_finished_at(index, position);
-                require!(Watermark, finished == Some(true), "{partition}: the ledger says that {position} is finished");
+                require!(
+                    Watermark,
+                    finished == Some(true),
+                    "{partition}: the ledger says that {position} is finished"
+                );
             }
         }
         Ok(())
@@ -61,9 +103,15 @@ impl Laws {
     /// A commit's end is about to be told.
     pub(super) fn commit_ended(&mut self, who: Who, id: CommitId, outcome: &CommitOutcome) {
         let process = self.processes.entry(who.pod).or_default();
-        let Some(open) = process.open.take_if(|open| open.id == id) else { return };
+        let Some(open) = process.open.take_if(|open| open.id == id) else {
+            return;
+        };
         for (partition, number, position) in open.offsets {
-            let Some(tenure) = self.tenures.get_mut(&(who.pod, partition)).filter(|t| t.number == number) else {
+            let Some(tenure) = self
+                .tenures
+                .get_mut(&(who.pod, partition))
+                .filter(|t| t.number == number)
+            else {
                 continue;
             };
             match outcome {
@@ -91,8 +139,17 @@ impl Laws {
         owner: bool,
     ) -> Lawful {
         let at = committed.position;
-        require!(RevokeExclusion, owner, "pod {} commits partition {partition} at {at} but does not have it", who.pod);
-        require!(Watermark, before <= Some(at), "partition {partition} goes back from {before:?} to {at}");
+        require!(
+            RevokeExclusion,
+            owner,
+            "pod {} commits partition {partition} at {at} but does not have it",
+            who.pod
+        );
+        require!(
+            Watermark,
+            before <= Some(at),
+            "partition {partition} goes back from {before:?} to {at}"
+        );
         Ok(())
     }
 
@@ -100,12 +157,20 @@ impl Laws {
     pub(crate) fn unassigned(&mut self, who: Who, partitions: &[Partition]) -> Lawful {
         for partition in partitions {
             let index = index_of(partition);
-            let Some(tenure) = self.tenures.remove(&(who.pod, index)) else { continue };
+            let Some(tenure) = self.tenures.remove(&(who.pod, index)) else {
+                continue;
+            };
             let process = self.processes.entry(who.pod).or_default();
             let open = process.open.as_ref().is_some_and(|open| {
-                open.offsets.iter().any(|(p, number, _)| *p == index && *number == tenure.number)
+                open.offsets
+                    .iter()
+                    .any(|(p, number, _)| *p == index && *number == tenure.number)
             });
-            require!(RevokeExclusion, !open, "{partition} is let go while a commit of it is open");
+            require!(
+                RevokeExclusion,
+                !open,
+                "{partition} is let go while a commit of it is open"
+            );
             require!(Doubt, !tenure.doubt, "{partition} is let go in doubt");
         }
         Ok(())

@@ -94,7 +94,14 @@ impl Truth {
         }
         let drops = matches!(settings.retry.on_exhausted, OnExhausted::Drop { .. });
         let finished = vec![0; logs.len()];
-        Self { calm, drops, events, order: BTreeMap::new(), finished, repeats: 0 }
+        Self {
+            calm,
+            drops,
+            events,
+            order: BTreeMap::new(),
+            finished,
+            repeats: 0,
+        }
     }
 
     /// The lane of an event; 0 is none.
@@ -124,11 +131,19 @@ impl Truth {
     pub(super) fn appended(&mut self, place: Place, source: Source) -> Lawful {
         let fate = &mut self.events[source.partition][source.index];
         let name = format!("{}/{}", source.partition, fate.position);
-        let count = if source.dead { &mut fate.dead } else { &mut fate.stored[source.part] };
+        let count = if source.dead {
+            &mut fate.dead
+        } else {
+            &mut fate.stored[source.part]
+        };
         *count += 1;
         if *count > 1 {
             self.repeats += 1;
-            require!(Repeats, !self.calm, "{name} is stored twice although nothing was lost");
+            require!(
+                Repeats,
+                !self.calm,
+                "{name} is stored twice although nothing was lost"
+            );
             return Ok(());
         }
         let lane = fate.lane;
@@ -137,17 +152,31 @@ impl Truth {
         if lane == 0 || source.dead || fate.dead > 0 || dropped {
             return Ok(());
         }
-        let last = self.order.entry((source.partition, lane, place)).or_insert(source.index);
-        require!(Order, *last <= source.index, "{name} is stored behind a later event of its lane");
+        let last = self
+            .order
+            .entry((source.partition, lane, place))
+            .or_insert(source.index);
+        require!(
+            Order,
+            *last <= source.index,
+            "{name} is stored behind a later event of its lane"
+        );
         *last = source.index;
         Ok(())
     }
 
     /// The first event below a position that is not finished.
-    pub(super) fn unfinished_below(&mut self, partition: usize, position: Position) -> Option<Position> {
+    pub(super) fn unfinished_below(
+        &mut self,
+        partition: usize,
+        position: Position,
+    ) -> Option<Position> {
         let events = &self.events[partition];
         let from = &mut self.finished[partition];
-        while events.get(*from).is_some_and(|fate| fate.position < position) {
+        while events
+            .get(*from)
+            .is_some_and(|fate| fate.position < position)
+        {
             if !events[*from].is_finished(self.drops) {
                 return Some(events[*from].position);
             }
@@ -159,24 +188,34 @@ impl Truth {
     /// Whether the event at a position is finished; `None`: there is none.
     pub(super) fn is_finished_at(&self, partition: usize, position: Position) -> Option<bool> {
         let events = &self.events[partition];
-        let index = events.binary_search_by_key(&position, |fate| fate.position).ok()?;
+        let index = events
+            .binary_search_by_key(&position, |fate| fate.position)
+            .ok()?;
         Some(events[index].is_finished(self.drops))
     }
 
     /// Whether every event is finished and committed.
     pub(super) fn settled(&mut self, committed: &[Option<Position>]) -> bool {
         (0..self.events.len()).all(|partition| {
-            let Some(last) = self.events[partition].last() else { return true };
+            let Some(last) = self.events[partition].last() else {
+                return true;
+            };
             let end = last.position.next();
-            committed[partition].is_some_and(|at| at >= end) && self.unfinished_below(partition, end).is_none()
+            committed[partition].is_some_and(|at| at >= end)
+                && self.unfinished_below(partition, end).is_none()
         })
     }
 
     pub(super) fn open(&self, committed: &[Option<Position>]) -> u64 {
         let mut open = 0;
         for (fates, at) in self.events.iter().zip(committed) {
-            open += fates.iter().filter(|fate| !fate.is_finished(self.drops)).count() as u64;
-            let end = fates.last().map_or(Position::START, |fate| fate.position.next());
+            open += fates
+                .iter()
+                .filter(|fate| !fate.is_finished(self.drops))
+                .count() as u64;
+            let end = fates
+                .last()
+                .map_or(Position::START, |fate| fate.position.next());
             open += end.since(at.unwrap_or(Position::START));
         }
         open
@@ -185,7 +224,9 @@ impl Truth {
     pub(super) fn unsettled(&self, committed: &[Option<Position>]) -> String {
         let mut text = self.without_outcome();
         for (partition, at) in committed.iter().enumerate() {
-            let end = self.events[partition].last().map(|fate| fate.position.next());
+            let end = self.events[partition]
+                .last()
+                .map(|fate| fate.position.next());
             if end.is_some() && *at < end {
                 text += &format!("partition {partition} is committed to {at:?} of {end:?}; ");
             }
@@ -201,7 +242,10 @@ impl Truth {
             let open: Vec<_> = open.map(|fate| fate.position.offset()).collect();
             if !open.is_empty() {
                 let shown = &open[..open.len().min(8)];
-                text += &format!("partition {partition}: {} events, first {shown:?}; ", open.len());
+                text += &format!(
+                    "partition {partition}: {} events, first {shown:?}; ",
+                    open.len()
+                );
             }
         }
         text
@@ -216,6 +260,9 @@ impl Truth {
 pub(super) fn part_of(log: &Log, index: usize, parts: usize, id: &[u8]) -> Option<usize> {
     (0..parts).find(|part| {
         let part = u32::try_from(*part).expect("few results");
-        ResultId::of(&log.records[index].id, part).as_str().as_bytes() == id
+        ResultId::of(&log.records[index].id, part)
+            .as_str()
+            .as_bytes()
+            == id
     })
 }

@@ -47,7 +47,13 @@ fn timed_out() -> Failure {
 }
 
 /// The value of a result names the event that it answers; laws read it back.
-pub(crate) fn value_of(partition: usize, called: &Called, index: usize, of: usize, length: usize) -> Bytes {
+pub(crate) fn value_of(
+    partition: usize,
+    called: &Called,
+    index: usize,
+    of: usize,
+    length: usize,
+) -> Bytes {
     let mut text = format!("{partition}/{}/{index}/{of}/", called.event.position());
     while text.len() < length {
         text.push('.');
@@ -62,11 +68,21 @@ impl World {
         let faults = self.scenario.faults;
         let (usual, rare) = self.scenario.app_ms;
         let slow = !self.quiet && self.random.permille(faults.app_slow);
-        let latency = if slow { self.random.ms(rare, 20_000) } else { self.random.latency(usual, rare) };
+        let latency = if slow {
+            self.random.ms(rare, 20_000)
+        } else {
+            self.random.latency(usual, rare)
+        };
         let local = self.local(who.pod);
         let until_deadline = call.deadline.since(local);
-        let natures: Vec<_> = call.events.iter().map(|called| self.nature(called)).collect();
-        let Some(process) = self.process(who) else { return };
+        let natures: Vec<_> = call
+            .events
+            .iter()
+            .map(|called| self.nature(called))
+            .collect();
+        let Some(process) = self.process(who) else {
+            return;
+        };
         let id = call.id;
         let down = now < process.app.down_until;
         process.app.calls.insert(id, call);
@@ -75,7 +91,10 @@ impl World {
             self.after(Duration::from_millis(2), Happening::AppAnswer(who, id));
         } else if natures.contains(&Nature::Poison) {
             self.after(latency.min(until_deadline), Happening::AppCrash(who, id));
-        } else if !quiet && natures.iter().any(|n| matches!(n, Nature::Silent(_))) && self.silent(who, id) {
+        } else if !quiet
+            && natures.iter().any(|n| matches!(n, Nature::Silent(_)))
+            && self.silent(who, id)
+        {
             self.after(until_deadline, Happening::AppAnswer(who, id));
         } else {
             self.after(latency.min(until_deadline), Happening::AppAnswer(who, id));
@@ -84,7 +103,8 @@ impl World {
 
     fn nature(&self, called: &Called) -> Nature {
         let log = &self.logs[Self::index_of(&called.partition)];
-        log.index_of(called.event.position()).map_or(Nature::Good, |index| log.records[index].nature)
+        log.index_of(called.event.position())
+            .map_or(Nature::Good, |index| log.records[index].nature)
     }
 
     /// Whether a call that holds a silent event stays without an answer.
@@ -96,7 +116,9 @@ impl World {
             .collect();
         let mut stays = false;
         for (partition, position) in events {
-            let Some(index) = self.logs[partition].index_of(position) else { continue };
+            let Some(index) = self.logs[partition].index_of(position) else {
+                continue;
+            };
             if let Nature::Silent(times) = self.logs[partition].records[index].nature {
                 let tries = &mut self.tries[partition][index];
                 *tries += 1;
@@ -114,9 +136,16 @@ impl World {
         let abandoned = !quiet && self.random.permille(self.scenario.faults.app_abandoned);
         let fails = !quiet && self.random.permille(self.scenario.faults.app_transient);
         let batch_max = self.scenario.app_batch_max;
-        let Some(process) = self.process(who) else { return Ok(()) };
-        let Some(call) = process.app.calls.remove(&id) else { return Ok(()) };
-        let (down, wrong) = (now < process.app.down_until, now < process.app.misconfigured_until);
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
+        let Some(call) = process.app.calls.remove(&id) else {
+            return Ok(());
+        };
+        let (down, wrong) = (
+            now < process.app.down_until,
+            now < process.app.misconfigured_until,
+        );
         let outcome = if abandoned {
             Outcome::Abandoned
         } else if down {
@@ -124,9 +153,19 @@ impl World {
         } else if local.boot >= call.deadline.boot {
             Outcome::Failed(timed_out())
         } else if wrong {
-            Outcome::Failed(failure(Class::Misconfigured, FailureKind::Refused, "404", true))
+            Outcome::Failed(failure(
+                Class::Misconfigured,
+                FailureKind::Refused,
+                "404",
+                true,
+            ))
         } else if call.events.len() > batch_max {
-            Outcome::TooLarge(failure(Class::Permanent, FailureKind::Oversized, "413", true))
+            Outcome::TooLarge(failure(
+                Class::Permanent,
+                FailureKind::Oversized,
+                "413",
+                true,
+            ))
         } else if fails {
             Outcome::Failed(transient())
         } else {
@@ -138,7 +177,9 @@ impl World {
     /// Answers come one by one or several at once, as the driver happens to see them.
     fn answered(&mut self, who: Who, id: CallId, outcome: Outcome) -> Lawful {
         let waits = self.random.permille(300);
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         let first = process.answers.is_empty();
         process.answers.push((id, outcome));
         if waits && first {
@@ -152,9 +193,15 @@ impl World {
     }
 
     pub(crate) fn flush_answers(&mut self, who: Who) -> Lawful {
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         let answers = std::mem::take(&mut process.answers);
-        if answers.is_empty() { Ok(()) } else { self.feed(who, Input::Answered(answers)) }
+        if answers.is_empty() {
+            Ok(())
+        } else {
+            self.feed(who, Input::Answered(answers))
+        }
     }
 
     fn item(&mut self, called: &Called) -> Item {
@@ -173,18 +220,31 @@ impl World {
         match nature {
             Nature::Filter if index % 2 == 0 => Item::EmitMany(Vec::new()),
             Nature::Filter => Item::Filter,
-            Nature::Many(n) => Item::EmitMany((0..usize::from(n)).map(|i| output(i, usize::from(n), 0)).collect()),
-            Nature::Permanent => Item::Failed(failure(Class::Permanent, FailureKind::Refused, "422", true)),
+            Nature::Many(n) => Item::EmitMany(
+                (0..usize::from(n))
+                    .map(|i| output(i, usize::from(n), 0))
+                    .collect(),
+            ),
+            Nature::Permanent => {
+                Item::Failed(failure(Class::Permanent, FailureKind::Refused, "422", true))
+            }
             Nature::Flaky(times) if tried <= times => Item::Failed(transient()),
             Nature::Hopeless if !self.quiet => Item::Failed(transient()),
-            Nature::Malformed(times) if tried <= times => {
-                Item::Failed(failure(Class::Transient, FailureKind::Malformed, "malformed", true))
-            }
+            Nature::Malformed(times) if tried <= times => Item::Failed(failure(
+                Class::Transient,
+                FailureKind::Malformed,
+                "malformed",
+                true,
+            )),
             Nature::Busy(times) if tried <= times => {
                 let mut busy = failure(Class::Transient, FailureKind::Refused, "429", false);
                 busy.retry_after = Some(RetryAfter {
                     delay: Duration::from_secs(self.random.between(1, 15)),
-                    scope: self.random.pick(&[RetryScope::Event, RetryScope::Lane, RetryScope::All]),
+                    scope: self.random.pick(&[
+                        RetryScope::Event,
+                        RetryScope::Lane,
+                        RetryScope::All,
+                    ]),
                 });
                 Item::Failed(busy)
             }
@@ -209,7 +269,9 @@ impl World {
     pub(crate) fn app_crash(&mut self, who: Who, id: CallId) {
         let now = self.now;
         let down = self.random.ms(200, 3_000);
-        let Some(process) = self.process(who) else { return };
+        let Some(process) = self.process(who) else {
+            return;
+        };
         if !process.app.calls.contains_key(&id) {
             return;
         }
@@ -217,7 +279,17 @@ impl World {
         let open = std::mem::take(&mut process.app.calls);
         let lost: Vec<_> = open
             .into_keys()
-            .map(|call| (call, Outcome::Failed(failure(Class::Transient, FailureKind::ConnectionLost, "reset", true))))
+            .map(|call| {
+                (
+                    call,
+                    Outcome::Failed(failure(
+                        Class::Transient,
+                        FailureKind::ConnectionLost,
+                        "reset",
+                        true,
+                    )),
+                )
+            })
             .collect();
         process.answers.extend(lost);
         self.note(|| format!("the app of pod {} dies", who.pod));
@@ -226,7 +298,9 @@ impl World {
 
     pub(crate) fn app_probed(&mut self, who: Who) -> Lawful {
         let now = self.now;
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         let ready = now >= process.app.down_until;
         self.feed(who, Input::AppProbed { ready })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millrace_core::intake::io::{Input, Operator};
 
-use super::{Happening, Half, Who, World};
+use super::{Half, Happening, Who, World};
 use crate::laws::Lawful;
 
 /// A kind of fault.
@@ -75,7 +75,10 @@ impl World {
         }
         self.plan(fault);
         let pod = self.random.index(self.pods.len());
-        let who = Who { pod, life: self.pods[pod].life };
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
         self.note(|| format!("fault: {fault:?} (pod {pod})"));
         let seconds = self.random.between(1, 20);
         let long = Duration::from_secs(seconds);
@@ -100,19 +103,28 @@ impl World {
 
     /// Whether a half of a pod is frozen.
     pub(super) fn is_frozen(&self, pod: usize, half: Half) -> bool {
-        self.pods[pod].frozen.is_some_and(|(input, output)| match half {
-            Half::Input => input,
-            Half::Output => output,
-        })
+        self.pods[pod]
+            .frozen
+            .is_some_and(|(input, output)| match half {
+                Half::Input => input,
+                Half::Output => output,
+            })
     }
 
     fn drain_if_awake(&mut self, who: Who) -> Lawful {
-        if self.is_frozen(who.pod, Half::Input) { Ok(()) } else { self.drain(who) }
+        if self.is_frozen(who.pod, Half::Input) {
+            Ok(())
+        } else {
+            self.drain(who)
+        }
     }
 
     /// The input process dies; sometimes the output with it.
     fn crash(&mut self, pod: usize) {
-        let who = Who { pod, life: self.pods[pod].life };
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
         if self.process(who).is_none() {
             return;
         }
@@ -137,8 +149,13 @@ impl World {
         if self.pods[pod].frozen.is_some() || self.pods[pod].process.is_none() {
             return;
         }
-        let who = Who { pod, life: self.pods[pod].life };
-        let halves = self.random.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
+        let halves = self
+            .random
+            .pick(&[(true, true), (true, true), (true, false), (false, true)]);
         if halves.0 {
             let cut = self.process(who).is_some_and(|p| p.client.has_cut());
             if !cut {
@@ -146,21 +163,31 @@ impl World {
             }
         }
         self.pods[pod].frozen = Some(halves);
-        let after = if self.random.permille(500) { self.random.ms(100, 8_000) } else { self.random.ms(8_000, 50_000) };
+        let after = if self.random.permille(500) {
+            self.random.ms(100, 8_000)
+        } else {
+            self.random.ms(8_000, 50_000)
+        };
         self.after(after, Happening::Thaw(pod));
     }
 
     /// A frozen pod goes on: everything that waited for it happens now, in order.
     pub(super) fn thaw(&mut self, pod: usize) {
-        let Some((input, _)) = self.pods[pod].frozen.take() else { return };
+        let Some((input, _)) = self.pods[pod].frozen.take() else {
+            return;
+        };
         self.note(|| format!("pod {pod} thaws"));
-        let who = Who { pod, life: self.pods[pod].life };
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
         let stalled = std::mem::take(&mut self.pods[pod].stalled);
         for happening in stalled {
             self.after(Duration::ZERO, happening);
         }
         if input {
             self.client_speaks(who);
+            self.forgive_drain(who);
         }
     }
 
@@ -170,7 +197,9 @@ impl World {
         }
         let operator = match self.random.below(3) {
             0 => Operator::Pause,
-            1 => Operator::Resume { storm_guard_off_until: None },
+            1 => Operator::Resume {
+                storm_guard_off_until: None,
+            },
             _ => {
                 let index = self.random.index(self.logs.len());
                 let log = &self.logs[index];
@@ -193,7 +222,10 @@ impl World {
     pub(super) fn calm_down(&mut self) {
         for pod in 0..self.pods.len() {
             self.thaw(pod);
-            let who = Who { pod, life: self.pods[pod].life };
+            let who = Who {
+                pod,
+                life: self.pods[pod].life,
+            };
             if let Some(process) = self.process(who) {
                 let client = process.client.id;
                 self.mend(who, client);

@@ -62,7 +62,11 @@ pub(crate) struct Assignment {
 
 impl Group {
     pub(crate) fn new(scenario: &Scenario, random: &mut Random) -> Self {
-        let seeds = if random.permille(200) { scenario.partitions.div_ceil(2) } else { scenario.partitions };
+        let seeds = if random.permille(200) {
+            scenario.partitions.div_ceil(2)
+        } else {
+            scenario.partitions
+        };
         Self {
             generation: 0,
             members: BTreeMap::new(),
@@ -70,7 +74,9 @@ impl Group {
             epoch: 0,
             committed: vec![None; scenario.partitions],
             seeds,
-            registry: registry(Seeding::Seeding(u32::try_from(seeds).expect("few partitions"))),
+            registry: registry(Seeding::Seeding(
+                u32::try_from(seeds).expect("few partitions"),
+            )),
             shuffle: false,
         }
     }
@@ -81,16 +87,25 @@ impl Group {
         debug_assert_eq!(settings.names.release.as_str(), RELEASE);
         for slot in self.committed.iter_mut().take(self.seeds) {
             let metadata = Metadata {
-                token: Token::Live { epoch: 1, from: Position::START, peer: None },
+                token: Token::Live {
+                    epoch: 1,
+                    from: Position::START,
+                    peer: None,
+                },
                 leader_epoch: None,
                 topic: Some(TOPIC_IDENTITY),
                 generation: 0,
                 member: None,
                 ledger: LedgerImage::default(),
             };
-            slot.get_or_insert(Committed { position: Position::START, metadata: metadata.encode() });
+            slot.get_or_insert(Committed {
+                position: Position::START,
+                metadata: metadata.encode(),
+            });
         }
-        self.registry = registry(Seeding::Seeded(u32::try_from(self.seeds).expect("few partitions")));
+        self.registry = registry(Seeding::Seeded(
+            u32::try_from(self.seeds).expect("few partitions"),
+        ));
     }
 
     pub(crate) fn committed_of(&self, partition: usize) -> Option<&Committed> {
@@ -99,7 +114,10 @@ impl Group {
 
     /// Committed positions by partition.
     pub(crate) fn committed(&self) -> Vec<Option<Position>> {
-        self.committed.iter().map(|c| c.as_ref().map(|c| c.position)).collect()
+        self.committed
+            .iter()
+            .map(|c| c.as_ref().map(|c| c.position))
+            .collect()
     }
 
     pub(crate) fn store(&mut self, partition: usize, committed: Committed) {
@@ -108,7 +126,10 @@ impl Group {
 
     /// The member that has a partition.
     pub(crate) fn owner(&self, partition: usize) -> Option<MemberId> {
-        self.members.iter().find(|(_, m)| m.owned.contains(&partition)).map(|(id, _)| *id)
+        self.members
+            .iter()
+            .find(|(_, m)| m.owned.contains(&partition))
+            .map(|(id, _)| *id)
     }
 
     /// The member that a client is.
@@ -139,12 +160,21 @@ fn registry(seeding: Seeding) -> Committed {
         seeding: Some(seeding),
         release: None,
     };
-    Committed { position: Position::START, metadata: grant.encode() }
+    Committed {
+        position: Position::START,
+        metadata: grant.encode(),
+    }
 }
 
 impl World {
     /// The member joins, for the first time or again.
-    pub(crate) fn member_joins(&mut self, who: Who, client: ClientId, member: Option<MemberId>, owned: BTreeSet<usize>) -> (MemberId, u64) {
+    pub(crate) fn member_joins(
+        &mut self,
+        who: Who,
+        client: ClientId,
+        member: Option<MemberId>,
+        owned: BTreeSet<usize>,
+    ) -> (MemberId, u64) {
         let known = member.filter(|m| self.group.members.contains_key(m));
         let id = known.unwrap_or_else(|| self.name());
         let joins = {
@@ -163,7 +193,11 @@ impl World {
         if !self.group.preparing {
             self.rebalance();
         }
-        self.group.members.get_mut(&id).expect("it just joined").joined = true;
+        self.group
+            .members
+            .get_mut(&id)
+            .expect("it just joined")
+            .joined = true;
         self.all_joined();
         (id, joins)
     }
@@ -172,10 +206,15 @@ impl World {
     pub(crate) fn rebalance(&mut self) {
         self.group.preparing = true;
         self.group.epoch += 1;
-        let members: Vec<_> = self.group.members.values_mut().map(|m| {
-            m.joined = false;
-            (m.who, m.client)
-        }).collect();
+        let members: Vec<_> = self
+            .group
+            .members
+            .values_mut()
+            .map(|m| {
+                m.joined = false;
+                (m.who, m.client)
+            })
+            .collect();
         for (who, client) in members {
             let after = self.random.ms(0, 1_000);
             self.after(after, Happening::Notice(who, client));
@@ -201,22 +240,41 @@ impl World {
     /// Everybody has joined: a new generation.
     pub(crate) fn complete(&mut self, epoch: u64) {
         let all = self.group.members.values().all(|m| m.joined);
-        if epoch != self.group.epoch || !self.group.preparing || !all || self.group.members.is_empty() {
+        if epoch != self.group.epoch
+            || !self.group.preparing
+            || !all
+            || self.group.members.is_empty()
+        {
             return;
         }
         self.group.preparing = false;
         self.group.generation += 1;
         let target = self.target();
         let generation = self.group.generation;
-        let owners: Vec<_> = (0..self.scenario.partitions).map(|p| self.group.owner(p)).collect();
+        let owners: Vec<_> = (0..self.scenario.partitions)
+            .map(|p| self.group.owner(p))
+            .collect();
         let ids: Vec<_> = self.group.members.keys().copied().collect();
         self.note(|| format!("generation {generation}: {target:?} by partition"));
         for id in ids {
-            let add: Vec<usize> = (0..self.scenario.partitions).filter(|p| target[*p] == id && owners[*p].is_none()).collect();
-            let revoke: Vec<usize> = (0..self.scenario.partitions).filter(|p| target[*p] != id && owners[*p] == Some(id)).collect();
-            let member = self.group.members.get_mut(&id).expect("its id was just listed");
+            let add: Vec<usize> = (0..self.scenario.partitions)
+                .filter(|p| target[*p] == id && owners[*p].is_none())
+                .collect();
+            let revoke: Vec<usize> = (0..self.scenario.partitions)
+                .filter(|p| target[*p] != id && owners[*p] == Some(id))
+                .collect();
+            let member = self
+                .group
+                .members
+                .get_mut(&id)
+                .expect("its id was just listed");
             member.owned.extend(&add);
-            let assignment = Assignment { joins: member.joins, generation, add, revoke };
+            let assignment = Assignment {
+                joins: member.joins,
+                generation,
+                add,
+                revoke,
+            };
             let (who, client) = (member.who, member.client);
             let after = self.random.latency(50, 1_500);
             self.after(after, Happening::Sync(who, client, Box::new(assignment)));
@@ -245,7 +303,10 @@ impl World {
             .into_iter()
             .map(|slot| {
                 slot.unwrap_or_else(|| {
-                    let (id, n) = count.iter_mut().min_by_key(|(_, n)| **n).expect("there are members");
+                    let (id, n) = count
+                        .iter_mut()
+                        .min_by_key(|(_, n)| **n)
+                        .expect("there are members");
                     *n += 1;
                     *id
                 })
@@ -284,7 +345,12 @@ impl World {
 
     /// The session of a silent member ends.
     pub(crate) fn expire(&mut self, member: MemberId, silence: u64) {
-        if self.group.members.get(&member).is_none_or(|m| m.silence != silence) {
+        if self
+            .group
+            .members
+            .get(&member)
+            .is_none_or(|m| m.silence != silence)
+        {
             return;
         }
         let (who, client) = {
@@ -292,7 +358,8 @@ impl World {
             (m.who, m.client)
         };
         self.note(|| format!("the session of pod {} has ended", who.pod));
-        self.laws.expired(who, self.group.members[&member].owned.iter().copied());
+        self.laws
+            .expired(who, self.group.members[&member].owned.iter().copied());
         self.member_leaves(member);
         let after = self.random.ms(0, 2_000);
         self.after(after, Happening::LoseNotice(who, client, member));

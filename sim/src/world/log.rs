@@ -71,29 +71,49 @@ impl Log {
             })
             .collect();
         let mut at: Vec<Duration> = (0..scenario.events)
-            .map(|_| Duration::from_micros(random.below(scenario.produced_for.as_micros().max(1) as u64)))
+            .map(|_| {
+                let span =
+                    u64::try_from(scenario.produced_for.as_micros()).expect("runs are short");
+                Duration::from_micros(random.below(span.max(1)))
+            })
             .collect();
         at.sort();
         for at in at {
             let chosen = random.index(logs.len());
             let log = &mut logs[chosen];
-            let gap = if random.permille(scenario.gaps.0) { random.between(1, scenario.gaps.1) } else { 0 };
-            let next = log.records.last().map_or(Position::START, |last| last.position.next());
+            let gap = if random.permille(scenario.gaps.0) {
+                random.between(1, scenario.gaps.1)
+            } else {
+                0
+            };
+            let next = log
+                .records
+                .last()
+                .map_or(Position::START, |last| last.position.next());
             let position = next.plus(gap);
             let nature = nature(scenario, random);
-            let length = if nature == Nature::Oversized { REQUEST_BYTES_MAX + 1 } else { random.index(40) };
+            let length = if nature == Nature::Oversized {
+                REQUEST_BYTES_MAX + 1
+            } else {
+                random.index(40)
+            };
             let redriven = random.permille(scenario.natures.redriven);
             let identity = PartitionIdentity::new(CLUSTER, TOPIC, log.partition.number());
             let own = identity.event_id(position);
             let earlier = PartitionIdentity::new(CLUSTER, "elsewhere", log.partition.number());
             log.records.push(Record {
                 position,
-                key: (!random.permille(scenario.keyless)).then(|| format!("k{}", random.below(scenario.keys)).into_bytes()),
+                key: (!random.permille(scenario.keyless))
+                    .then(|| format!("k{}", random.below(scenario.keys)).into_bytes()),
                 value: vec![b'x'; length],
                 nature,
                 redriven,
                 at,
-                id: if redriven { earlier.event_id(position) } else { own },
+                id: if redriven {
+                    earlier.event_id(position)
+                } else {
+                    own
+                },
             });
         }
         logs
@@ -101,18 +121,23 @@ impl Log {
 
     /// Index of the first record at or behind a position.
     pub fn index_from(&self, position: Position) -> usize {
-        self.records.partition_point(|record| record.position < position)
+        self.records
+            .partition_point(|record| record.position < position)
     }
 
     /// Index of the record at a position.
     pub fn index_of(&self, position: Position) -> Option<usize> {
-        self.records.binary_search_by_key(&position, |record| record.position).ok()
+        self.records
+            .binary_search_by_key(&position, |record| record.position)
+            .ok()
     }
 
     /// End of what is written by `now`.
     pub fn end(&self, now: Duration) -> Position {
         let written = self.records.partition_point(|record| record.at <= now);
-        written.checked_sub(1).map_or(Position::START, |last| self.records[last].position.next())
+        written
+            .checked_sub(1)
+            .map_or(Position::START, |last| self.records[last].position.next())
     }
 
     /// The events in a range of indices, as a fetch hands them over.
@@ -123,9 +148,16 @@ impl Log {
                 ms: EPOCH_MS + i64::try_from(record.at.as_millis()).expect("runs are short"),
                 kind: TimestampKind::Create,
             };
-            let redrive: (&[u8], Option<&[u8]>) = (b"millrace-redrive-of", Some(record.id.as_str().as_bytes()));
+            let redrive: (&[u8], Option<&[u8]>) =
+                (b"millrace-redrive-of", Some(record.id.as_str().as_bytes()));
             let headers = record.redriven.then_some(redrive);
-            builder.push(record.position, timestamp, record.key.as_deref(), Some(&record.value), headers);
+            builder.push(
+                record.position,
+                timestamp,
+                record.key.as_deref(),
+                Some(&record.value),
+                headers,
+            );
         }
         builder.finish()
     }

@@ -102,7 +102,11 @@ impl OutputPod {
 }
 
 fn failed(class: StoreClass, code: &str) -> Failed {
-    Failed { class, code: code.to_owned(), message: format!("the model broker says {code}") }
+    Failed {
+        class,
+        code: code.to_owned(),
+        message: format!("the model broker says {code}"),
+    }
 }
 
 /// The output partition of a record: by its key, and without one by its event, so that a record
@@ -126,7 +130,9 @@ impl World {
             self.after(Duration::from_millis(200), Happening::Connect(who));
             return Ok(());
         }
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         if process.session.is_some() {
             return Ok(());
         }
@@ -152,7 +158,9 @@ impl World {
     pub(crate) fn publish(&mut self, who: Who, frame: Bytes) {
         let after = self.random.latency(3, 300);
         let now = self.now;
-        let Some(session) = self.process(who).and_then(|p| p.session) else { return };
+        let Some(session) = self.process(who).and_then(|p| p.session) else {
+            return;
+        };
         let output = &mut self.pods[who.pod].output;
         output.to_output_at = output.to_output_at.max(now + after);
         let after = output.to_output_at - now;
@@ -160,7 +168,7 @@ impl World {
     }
 
     /// A frame arrives at the output.
-    pub(crate) fn to_output(&mut self, pod: usize, session: u64, frame: Bytes) -> Lawful {
+    pub(crate) fn hear_input(&mut self, pod: usize, session: u64, frame: Bytes) -> Lawful {
         let now = self.local(pod);
         let output = &mut self.pods[pod].output;
         if output.session != Some(session) || session <= output.broken {
@@ -177,14 +185,21 @@ impl World {
     }
 
     /// A frame arrives at the input.
-    pub(crate) fn to_input(&mut self, who: Who, session: u64, reply: Reply) -> Lawful {
+    pub(crate) fn hear_output(&mut self, who: Who, session: u64, reply: Reply) -> Lawful {
         if session <= self.pods[who.pod].output.broken {
             return Ok(());
         }
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         if let Reply::Ready(ready) = reply {
             process.session = Some(session);
-            return self.link_input(who, Link::Up { credit: ready.credit });
+            return self.link_input(
+                who,
+                Link::Up {
+                    credit: ready.credit,
+                },
+            );
         }
         if process.session != Some(session) {
             return Ok(());
@@ -196,7 +211,9 @@ impl World {
     pub(crate) fn break_link(&mut self, who: Who) {
         let (input, output) = (self.random.ms(0, 300), self.random.ms(0, 300));
         let it = &mut self.pods[who.pod].output;
-        let Some(session) = it.session.filter(|s| *s > it.broken) else { return };
+        let Some(session) = it.session.filter(|s| *s > it.broken) else {
+            return;
+        };
         it.broken = session;
         self.after(input, Happening::LinkLost(who, session));
         self.after(output, Happening::OutputClose(who.pod, session));
@@ -204,7 +221,10 @@ impl World {
 
     /// The output process dies and is there again at once, empty.
     pub(crate) fn output_crash(&mut self, pod: usize) {
-        let who = Who { pod, life: self.pods[pod].life };
+        let who = Who {
+            pod,
+            life: self.pods[pod].life,
+        };
         let old = &self.pods[pod].output;
         let (life, session, broken) = (old.life, old.session, old.broken);
         let mut new = OutputPod::new(&self.scenario);
@@ -219,10 +239,16 @@ impl World {
 
     pub(crate) fn link_lost(&mut self, who: Who, session: u64) -> Lawful {
         let again = self.random.ms(50, 2_000);
-        let Some(process) = self.process(who) else { return Ok(()) };
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
         let was_up = process.session.take_if(|s| *s == session).is_some();
         self.after(again, Happening::Connect(who));
-        if was_up { self.link_input(who, Link::Down) } else { Ok(()) }
+        if was_up {
+            self.link_input(who, Link::Down)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn output_close(&mut self, pod: usize, session: u64) -> Lawful {
@@ -254,7 +280,12 @@ impl World {
             let place = place(&record, source);
             let producer = &mut self.pods[pod].output.producer;
             producer.open.insert(name, record.ticket);
-            producer.queue.push_back(Entry { name, place, source, since: now });
+            producer.queue.push_back(Entry {
+                name,
+                place,
+                source,
+                since: now,
+            });
         }
         self.settle_store(pod);
         let output = &mut self.pods[pod].output;
@@ -304,10 +335,18 @@ impl World {
             .producer
             .open
             .keys()
-            .map(|name| (*name, Ended::Failed(failed(StoreClass::Transient, "purged"))))
+            .map(|name| {
+                (
+                    *name,
+                    Ended::Failed(failed(StoreClass::Transient, "purged")),
+                )
+            })
             .collect();
         let life = output.life;
-        self.after(Duration::from_millis(1), Happening::BatchEnd(pod, life, purged));
+        self.after(
+            Duration::from_millis(1),
+            Happening::BatchEnd(pod, life, purged),
+        );
     }
 
     pub(crate) fn rebuilt(&mut self, pod: usize, life: u32) -> Lawful {
@@ -335,7 +374,10 @@ impl World {
         let mut batches: BTreeMap<Place, Vec<Entry>> = BTreeMap::new();
         for entry in producer.queue.drain(..) {
             if now > entry.since + MESSAGE_TIMEOUT {
-                expired.push((entry.name, Ended::Failed(failed(StoreClass::Transient, "message timed out"))));
+                expired.push((
+                    entry.name,
+                    Ended::Failed(failed(StoreClass::Transient, "message timed out")),
+                ));
             } else {
                 batches.entry(entry.place).or_default().push(entry);
             }
@@ -352,17 +394,33 @@ impl World {
     fn send_batch(&mut self, pod: usize, life: u32, place: Place, entries: Vec<Entry>) {
         let faults = self.scenario.faults;
         let quiet = self.quiet;
-        let strikes = |random: &mut crate::random::Random, chance| !quiet && random.permille(chance);
+        let strikes =
+            |random: &mut crate::random::Random, chance| !quiet && random.permille(chance);
         let random = &mut self.random;
         let class = if strikes(random, faults.store_transient) {
-            Some((Ended::Failed(failed(StoreClass::Transient, "NotEnoughReplicas")), false))
+            Some((
+                Ended::Failed(failed(StoreClass::Transient, "NotEnoughReplicas")),
+                false,
+            ))
         } else if strikes(random, faults.store_misconfigured) {
-            Some((Ended::Failed(failed(StoreClass::Misconfigured, "TopicAuthorizationFailed")), false))
+            Some((
+                Ended::Failed(failed(
+                    StoreClass::Misconfigured,
+                    "TopicAuthorizationFailed",
+                )),
+                false,
+            ))
         } else if strikes(random, faults.store_fatal) {
-            Some((Ended::Fatal(failed(StoreClass::Transient, "Fatal")), random.permille(300)))
+            Some((
+                Ended::Fatal(failed(StoreClass::Transient, "Fatal")),
+                random.permille(300),
+            ))
         } else if strikes(random, faults.store_unknown) {
             let class = random.pick(&[StoreClass::Unknown, StoreClass::Transient]);
-            Some((Ended::Failed(failed(class, "RequestTimedOut")), random.permille(600)))
+            Some((
+                Ended::Failed(failed(class, "RequestTimedOut")),
+                random.permille(600),
+            ))
         } else {
             None
         };
@@ -372,10 +430,18 @@ impl World {
         for entry in entries {
             let nature = self.logs[entry.source.partition].records[entry.source.index].nature;
             if !place.0 && nature == Nature::Unstorable && class.is_none() {
-                ended.push((entry.name, Ended::Failed(failed(StoreClass::Rejected, "InvalidRecord"))));
+                ended.push((
+                    entry.name,
+                    Ended::Failed(failed(StoreClass::Rejected, "InvalidRecord")),
+                ));
                 continue;
             }
-            ended.push((entry.name, class.as_ref().map_or(Ended::Stored, |(ended, _)| ended.clone())));
+            ended.push((
+                entry.name,
+                class
+                    .as_ref()
+                    .map_or(Ended::Stored, |(ended, _)| ended.clone()),
+            ));
             sources.push(entry.source);
         }
         let (arrives, answered) = match &class {
@@ -384,7 +450,14 @@ impl World {
             Some((_, stored)) => (*stored, self.random.ms(1, 4_000)),
         };
         if arrives {
-            self.after(wire, Happening::BatchArrive(Box::new(Batch { pod, place, sources })));
+            self.after(
+                wire,
+                Happening::BatchArrive(Box::new(Batch {
+                    pod,
+                    place,
+                    sources,
+                })),
+            );
         }
         self.after(answered, Happening::BatchEnd(pod, life, ended));
     }
@@ -407,7 +480,10 @@ impl World {
             return Ok(());
         }
         let open = &mut output.producer.open;
-        let ended: Vec<_> = ended.into_iter().filter_map(|(name, end)| Some((open.remove(&name)?, end))).collect();
+        let ended: Vec<_> = ended
+            .into_iter()
+            .filter_map(|(name, end)| Some((open.remove(&name)?, end)))
+            .collect();
         if ended.is_empty() {
             return Ok(());
         }
