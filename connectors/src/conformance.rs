@@ -112,6 +112,9 @@ pub const ITEMS: &[Item] = &[
     item("d_g1_pause_resume_and_seek_lose_nothing", |b| {
         Box::pin(groups::pause_and_seek(b))
     }),
+    item("d_g1_a_long_pause_loses_nothing", |b| {
+        Box::pin(groups::long_pause(b))
+    }),
     item(
         "d_g10_a_position_out_of_range_is_reported_and_can_be_left",
         |b| Box::pin(groups::out_of_range(b)),

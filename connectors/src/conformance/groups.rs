@@ -290,6 +290,23 @@ pub(super) async fn pause_and_seek(bench: Bench) {
     );
 }
 
+pub(super) async fn long_pause(bench: Bench) {
+    let topic = bench.topic(1).await;
+    let partition = Partition::new(topic.as_str(), 0);
+    bench.numbers(&topic, 0, 3_000).await;
+    let mut peer = bench.member(&bench.group(&[&topic]));
+    peer.until("some came", |peer| !peer.events.is_empty())
+        .await;
+    peer.source.pause(partition.clone());
+    // Long enough that fetching itself stops, which drops what was fetched ahead.
+    peer.for_a_while(Duration::from_secs(12)).await;
+    bench.numbers(&topic, 0, 10).await;
+    peer.source.resume(partition.clone());
+    peer.until("all came", |peer| peer.events.len() >= 3_010)
+        .await;
+    assert_eq!(peer.positions(&partition), (0..3_010).collect::<Vec<_>>());
+}
+
 pub(super) async fn out_of_range(bench: Bench) {
     let topic = bench.topic(1).await;
     bench.numbers(&topic, 0, 10).await;

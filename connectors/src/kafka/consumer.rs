@@ -3,6 +3,7 @@
 //! The client lives on a thread of its own (`poll_thread.rs`); this is the handle. No call here
 //! waits for a broker.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -48,6 +49,7 @@ impl KafkaSource {
             turns: Arc::clone(&turns),
             ends: Arc::clone(&ends),
             silence_max: silence_max(&settings),
+            unreachable: Cell::new(false),
         };
         poll_thread::start(settings, group, around)?;
         Ok(Self {

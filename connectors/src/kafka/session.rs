@@ -6,6 +6,7 @@
 //! commit ends by its callback or by the destruction of the client, never by time (R4c).
 //! Invariant: a rebalance is completed once, when the driver has let go of all it asked for.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use rdkafka::{Message, Offset};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::partition::{Drained, Reading};
 use super::poll_thread::Command;
@@ -73,6 +74,8 @@ pub(super) struct Surroundings {
     pub(super) ends: Ends,
     /// How long we may not have polled and still be sure that we are a member (D-G7).
     pub(super) silence_max: Duration,
+    /// Whether the driver was told that no broker can be reached.
+    pub(super) unreachable: Cell<bool>,
 }
 
 /// A client and what is known about its membership.
@@ -89,7 +92,6 @@ pub(super) struct Session<'a> {
     /// We were silent for too long: lost, whatever the client says (D-G7).
     silent: bool,
     stops_checked: Instant,
-    unreachable: bool,
     reported: HashMap<String, Instant>,
 }
 
@@ -106,7 +108,6 @@ impl<'a> Session<'a> {
             polled: now,
             silent: false,
             stops_checked: now,
-            unreachable: false,
             reported: HashMap::new(),
         }
     }
@@ -184,13 +185,13 @@ impl<'a> Session<'a> {
         let (reachable, message) = {
             let group = self.client.context().group();
             match group.alone {
-                Some(0) if self.unreachable => (true, String::new()),
+                Some(0) if self.around.unreachable.get() => (true, String::new()),
                 // A single one may be a reconnect.
-                Some(2..) if !self.unreachable => (false, group.last_error.clone()),
+                Some(2..) if !self.around.unreachable.get() => (false, group.last_error.clone()),
                 Some(_) | None => return,
             }
         };
-        self.unreachable = !reachable;
+        self.around.unreachable.set(!reachable);
         self.around
             .mailbox
             .push_once(Happening::Brokers { reachable, message });
@@ -216,7 +217,7 @@ impl<'a> Session<'a> {
                     });
                 }
                 Seen::Revoking(partitions) => {
-                    self.around.mailbox.push(Happening::Revoking(partitions))
+                    self.around.mailbox.push(Happening::Revoking(partitions));
                 }
                 Seen::Lost(partitions) => {
                     self.forget(&partitions);
@@ -263,6 +264,9 @@ impl<'a> Session<'a> {
         if let Err(error) = client.incremental_assign(&list) {
             warn!(%error, "the client did not assign");
             drop(group);
+            for (partition, _) in &starts {
+                self.forget(std::slice::from_ref(partition));
+            }
             self.around
                 .mailbox
                 .push_once(Happening::Misconfigured(format!(
@@ -296,30 +300,33 @@ impl<'a> Session<'a> {
     /// touches it is open.
     fn release(&mut self) {
         let client = Arc::clone(&self.client);
-        let mut group = client.context().group();
-        let Some(revoking) = &group.revoking else {
-            return;
+        let gone: Vec<Partition> = {
+            let mut group = client.context().group();
+            let Some(revoking) = &group.revoking else {
+                return;
+            };
+            let open = self.open.as_ref().is_some_and(|open| {
+                open.partitions
+                    .iter()
+                    .any(|partition| revoking.asked.contains(partition))
+            });
+            if open || revoking.released.len() < revoking.asked.len() {
+                return;
+            }
+            let gone: Vec<Partition> = revoking.asked.iter().cloned().collect();
+            group.revoking = None;
+            for partition in &gone {
+                group.granted.remove(partition);
+            }
+            rebalance::unassign(&client, &mut group, &gone);
+            gone
         };
-        let open = self.open.as_ref().is_some_and(|open| {
-            open.partitions
-                .iter()
-                .any(|partition| revoking.asked.contains(partition))
-        });
-        if open || revoking.released.len() < revoking.asked.len() {
-            return;
-        }
-        let Some(revoking) = group.revoking.take() else {
-            return;
-        };
-        let gone: Vec<Partition> = revoking.asked.into_iter().collect();
-        for partition in &gone {
-            group.granted.remove(partition);
-        }
         self.around.mailbox.drop_lanes(&gone);
         self.forget(&gone);
-        rebalance::unassign(&client, &mut group, &gone);
     }
 
+    /// Drops what is known of partitions. It serves their queues, so nobody may hold the group:
+    /// the error callback takes it.
     fn forget(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             if let Some(reading) = self.readings.remove(partition) {
@@ -386,7 +393,7 @@ impl<'a> Session<'a> {
             SEEK_TIMEOUT,
         );
         if let Err(error) = &sought {
-            info!(%partition, %error, "the client cannot seek yet");
+            debug!(%partition, %error, "the client cannot seek yet");
         }
         sought.is_ok()
     }
@@ -445,7 +452,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Hands over one fetch of what is wanted and there. Whether there was anything.
+    /// Hands over one fetch of what is wanted and there. Whether there may be more.
     fn fetch(&mut self) -> bool {
         // While a rebalance waits for the driver, librdkafka has taken back what it had fetched;
         // nothing is lost by not reading, and it reads on afterwards.
@@ -475,6 +482,7 @@ impl<'a> Session<'a> {
         }
         let mut records = EventsBuilder::default();
         let mut shares = Vec::with_capacity(wanted.len());
+        let mut more = false;
         let turns = wanted.len();
         for (turn, partition) in wanted.into_iter().enumerate() {
             let left = FETCH_RECORDS_MAX - records.len();
@@ -486,14 +494,16 @@ impl<'a> Session<'a> {
                 continue;
             };
             let before = records.len();
-            if reading.drain(&mut records, share) == Drained::OutOfRange {
-                self.around.tokens.out_of_range(&partition);
+            match reading.drain(&mut records, share) {
+                Drained::OutOfRange => self.around.tokens.out_of_range(&partition),
+                Drained::Enough => more = true,
+                Drained::Empty | Drained::AtEnd => {}
             }
             shares.push((partition, records.len() - before));
         }
         // The first one is the last one next time.
         self.order.rotate_left(1);
-        let found = !records.is_empty();
+        more |= !records.is_empty();
         let mut events = records.finish().into_iter();
         let fetched = shares
             .into_iter()
@@ -501,7 +511,7 @@ impl<'a> Session<'a> {
             .map(|(partition, count)| (partition, events.by_ref().take(count).collect()))
             .collect();
         self.around.mailbox.push_fetched(fetched);
-        found
+        more
     }
 
     fn trouble(&mut self, code: RDKafkaErrorCode, reason: String) {
@@ -533,9 +543,10 @@ impl<'a> Session<'a> {
                 rebalance::unassign(&self.client, &mut group, &revoking.asked);
             }
         }
-        // The queues hold the client alive.
         self.readings.clear();
-        drop(self.client);
+        let client = Arc::into_inner(self.client)
+            .expect("only the queues held it too, and a client that lives on ends no commit");
+        drop(client);
         let seen = std::mem::take(&mut context.group().seen);
         let Some(open) = self.open else {
             return;
