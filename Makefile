@@ -52,9 +52,10 @@ sim: ## many seeded runs of the core with faults, in virtual time; SEEDS=10000
 	cargo run -q -p millrace-sim -- --seeds $(SEEDS)
 
 .PHONY: docs
-docs: ## writes the generated pages of docs/reference/ again
+docs: ## writes the generated pages of docs/reference/, and the kept help texts, again
 	@$(bed)/prerequisites.sh build
 	UPDATE=1 cargo test -q -p millrace-service --test reference
+	UPDATE=1 cargo test -q -p millrace-cli --test command_line help_is_as_written_down
 	UPDATE=1 cargo test -q -p millrace-integration-tests --test reference_pages
 
 .PHONY: clean

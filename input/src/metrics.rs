@@ -10,7 +10,7 @@ use std::time::Duration;
 use millrace_core::breaker::Cause;
 use millrace_core::intake::state::{PartitionState, Pause, State};
 use millrace_core::outcome::{Class, Outcome};
-use millrace_service::telemetry::{Metrics, Scrape};
+use millrace_service::telemetry::{Histogram, Metrics, Scrape};
 
 /// Upper bounds of request times, in seconds.
 const SECONDS: &[f64] = &[
@@ -22,8 +22,8 @@ const RECORDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 
 /// Counts calls to the app.
 #[derive(Clone)]
 pub(crate) struct CallMetrics {
-    seconds: [prometheus::Histogram; 6],
-    records: prometheus::Histogram,
+    seconds: [Histogram; 6],
+    records: Histogram,
     requests: Arc<Mutex<HashMap<(usize, u16), u64>>>,
 }
 

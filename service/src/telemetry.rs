@@ -14,6 +14,8 @@ pub mod metrics;
 pub mod usage;
 
 pub use self::metrics::{Metrics, Scrape};
+/// What [`Metrics::histogram`] gives: callers need not know the crate behind it.
+pub use prometheus::Histogram;
 
 /// Shows an error with all its causes, on one line: `failed to commit: connection lost: …`.
 ///
