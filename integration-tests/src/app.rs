@@ -520,6 +520,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         return carry_out(shared, &open.asked, say).await;
     }
     let after = says.iter().map(|say| say.after).max().unwrap_or_default();
+    // As slow as the script says.
     tokio::time::sleep(after).await;
     let results: Vec<Value> = open
         .asked

@@ -17,6 +17,7 @@ pub mod judge;
 pub mod pod;
 pub mod process;
 pub mod records;
+pub mod tales;
 pub mod wait;
 pub mod world;
 

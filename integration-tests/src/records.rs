@@ -252,12 +252,22 @@ impl Cluster {
 
     /// First free offset of each partition.
     pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
-        let consumer = &self.reader;
+        wait_for(&format!("the ends of {topic}"), || self.ends_now(topic))
+    }
+
+    /// The same; `None` if there is no such topic or the broker does not answer.
+    pub fn ends_now(&self, topic: &str) -> Option<BTreeMap<i32, i64>> {
         let end = |partition| {
-            let ask = || consumer.fetch_watermarks(topic, partition, ANSWER).ok();
-            (partition, wait_for("the end of a partition", ask).1)
+            let (_, end) = self
+                .reader
+                .fetch_watermarks(topic, partition, ANSWER)
+                .ok()?;
+            Some((partition, end))
         };
-        self.partitions(topic).into_iter().map(end).collect()
+        partitions(&self.reader, topic)?
+            .into_iter()
+            .map(end)
+            .collect()
     }
 
     /// Watches what a group has committed.

@@ -17,7 +17,7 @@ use crate::judge::{Evidence, Ordering, Verdict, judge};
 use crate::pod::Pod;
 use crate::process::{Process, binary};
 use crate::records::{Cluster, Event, Record};
-use crate::wait::{Deadline, let_pass, look_for};
+use crate::wait::{Deadline, let_pass, look_for, wait_until};
 
 /// How long a world may take until every event is settled.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -30,8 +30,7 @@ pub struct World {
     partitions: i32,
     pods: usize,
     spec: Value,
-    topics: Vec<&'static str>,
-    topic_config: Vec<(&'static str, &'static str)>,
+    topics: Vec<(&'static str, Vec<(&'static str, &'static str)>)>,
 }
 
 impl World {
@@ -58,8 +57,7 @@ impl World {
                 "delivery": {"commitInterval": "100ms"},
                 "app": {"shadow": "Safe"},
             }),
-            topics: vec!["in"],
-            topic_config: Vec::new(),
+            topics: vec![("in", Vec::new())],
         }
     }
 
@@ -116,11 +114,13 @@ impl World {
         self.set("topics.create", "Never")
     }
 
-    /// The result topic is there before the start, with this configuration.
+    /// The topic that is called `in`, `out` or `dlq` is there before the start, and takes records
+    /// of so many bytes.
     #[must_use]
-    pub fn result_topic(mut self, config: &[(&'static str, &'static str)]) -> Self {
-        self.topics.push("out");
-        self.topic_config = config.to_vec();
+    pub fn topic_of(mut self, part: &'static str, bytes_max: &'static str) -> Self {
+        self.topics.retain(|(name, _)| *name != part);
+        self.topics
+            .push((part, vec![("max.message.bytes", bytes_max)]));
         self
     }
 
@@ -139,12 +139,7 @@ impl World {
         let broker = RunningBroker::start(&self.broker, folder.path());
         let cluster = Cluster::at(&broker.bootstrap);
         let topic = |part: &str| format!("{name}-{part}");
-        for part in &self.topics {
-            let config: &[(&str, &str)] = if *part == "out" {
-                &self.topic_config
-            } else {
-                &[]
-            };
+        for (part, config) in &self.topics {
             cluster.create_topic(&topic(part), self.partitions, config);
         }
         let app = self.app.map(App::start);
@@ -220,6 +215,7 @@ pub struct Running {
     // Dropped in this order: proxies first, the folder with their logs last.
     /// Its pods.
     pub pods: Vec<Pod>,
+    /// The app, if it follows a script.
     app: Option<RunningApp>,
     app_process: Option<Process>,
     /// Its broker.
@@ -352,6 +348,12 @@ impl Running {
         self.cluster.read(&self.topic("in"))
     }
 
+    /// Creates a topic that was left out.
+    pub fn create_topic(&self, part: &str) {
+        self.cluster
+            .create_topic(&self.topic(part), self.partitions, &[]);
+    }
+
     /// The results so far.
     pub fn results(&self) -> Vec<Record> {
         self.cluster.read(&self.topic("out"))
@@ -376,12 +378,17 @@ impl Running {
 
     /// Waits until there are so many results.
     pub fn has_results(&self, count: usize) {
-        let topic = self.topic("out");
-        let count = i64::try_from(count).expect("a small number");
-        crate::wait::wait_until(&format!("{count} results"), || {
-            self.cluster.has_topic(&topic)
-                && self.cluster.ends(&topic).values().sum::<i64>() >= count
-        });
+        let what = format!("{count} results in {}", self.topic("out"));
+        wait_until(&what, || self.results_count() >= count);
+    }
+
+    /// How many results there are; none while the broker does not answer.
+    pub fn results_count(&self) -> usize {
+        let ends = self
+            .cluster
+            .ends_now(&self.topic("out"))
+            .unwrap_or_default();
+        usize::try_from(ends.values().sum::<i64>()).expect("a small number")
     }
 
     /// What this world's own judge says.

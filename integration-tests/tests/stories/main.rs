@@ -4,4 +4,9 @@
 
 mod answers;
 mod app_faults;
+mod ends;
 mod failures;
+mod laptop;
+mod outages;
+mod sizes;
+mod starts;

@@ -1,0 +1,205 @@
+//! Stories that are told on the embedded broker and on a real Kafka: what happens when processes
+//! are killed, frozen, added and taken away.
+
+use std::time::Duration;
+
+use crate::process::Process;
+use crate::wait::{Deadline, let_pass, wait_until};
+use crate::world::Running;
+use crate::{App, Say, World};
+
+/// How long the kill loop goes on.
+const KILLING: Duration = Duration::from_secs(25);
+
+/// Results that must come between two kills: the block works again.
+const PROGRESS: usize = 25;
+
+/// Who is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Victim {
+    Input,
+    Output,
+    App,
+    Broker,
+}
+
+/// A reproducible sequence of numbers.
+struct Dice(u64);
+
+impl Dice {
+    /// Seeded by `MILLRACE_STORY_SEED`, else by the clock; printed, to be used again.
+    fn new() -> Self {
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = std::env::var("MILLRACE_STORY_SEED")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(clock.expect("after 1970").subsec_nanos()));
+        println!("MILLRACE_STORY_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        // SplitMix64: every seed will do.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// `kill -9` of input, output and app in turn, and of the broker now and then if it is ours, while
+/// events keep coming: nothing is lost, order stays, repeats have equal ids and are bounded.
+pub fn killed_in_turn(world: World, broker_too: bool) {
+    let mut world = world.partitions(4).short_sessions().start();
+    let mut dice = Dice::new();
+    let load = world.load(400, 60);
+    world.has_results(PROGRESS);
+    let time = Deadline::after(KILLING);
+    let mut killed = Vec::new();
+    let mut brokers = 0;
+    while !time.is_over() || killed.len() < 3 {
+        // In turn, from a different start each time, and the broker in between.
+        let mut victim = [Victim::Input, Victim::Output, Victim::App]
+            [(killed.len() + dice.below(2) as usize) % 3];
+        if broker_too && brokers < 2 && killed.len() % 4 == 2 {
+            victim = Victim::Broker;
+            brokers += 1;
+        }
+        let down = Duration::from_millis(dice.below(400));
+        println!(
+            "{:5.1} s: kill -9 {victim:?}, down for {down:?}",
+            time.elapsed().as_secs_f64()
+        );
+        let before = world.results_count();
+        let process = process(&mut world, victim);
+        process.kill();
+        // How long it is away is part of the schedule.
+        let_pass(down);
+        process.start();
+        killed.push(victim);
+        wait_until(&format!("results after {killed:?}"), || {
+            world.results_count() >= before + PROGRESS
+        });
+    }
+    let sent = load.stop();
+    let verdict = world.assert_nothing_lost();
+    assert_eq!(verdict.events, sent as usize);
+    assert_eq!(verdict.dead_lettered, 0, "{verdict:?}");
+    println!("killed {killed:?}: {verdict:?}");
+}
+
+fn process(world: &mut Running, victim: Victim) -> &mut Process {
+    match victim {
+        Victim::Input => world.input(),
+        Victim::Output => world.output(),
+        Victim::App => world.app_process(),
+        Victim::Broker => world.broker.process(),
+    }
+}
+
+/// An input that is stopped beyond its session time-out and then goes on: somebody else works on
+/// its partitions, and it notices before it does harm (F-3).
+pub fn frozen_and_thawed(world: World) {
+    let app = App::saying(|a| Say::value(a.text()).after(Duration::from_millis(3)));
+    let world = world
+        .partitions(4)
+        .pods(2)
+        .short_sessions()
+        .app(app)
+        .start();
+    let load = world.load(300, 40);
+    wait_until("both have partitions", || {
+        world.pods.iter().all(|pod| pod.partitions().len() == 2)
+    });
+    world.has_results(200);
+    world.pods[0].input.freeze();
+    wait_until("the other has all partitions", || {
+        world.pods[1].partitions().len() == 4
+    });
+    world.has_results(world.results_count() + 200);
+    world.pods[0].input.thaw();
+    wait_until("both have partitions again", || {
+        world.pods.iter().all(|pod| pod.partitions().len() == 2)
+    });
+    world.has_results(world.results_count() + 200);
+    load.stop();
+    let verdict = world.assert_nothing_lost();
+    println!("{verdict:?}");
+    assert_eq!(verdict.dead_lettered, 0);
+    // Only what was open at the freeze may come again.
+    assert!(verdict.repeats <= 1_024, "{verdict:?}");
+}
+
+/// Inputs come and go while events are at the app; nothing fails, so each event is answered once
+/// (F-2, A-K6).
+pub fn inputs_come_and_go(world: World) {
+    let app = App::saying(|a| Say::value(a.text()).after(Duration::from_millis(250)));
+    let mut world = world
+        .partitions(4)
+        .pods(2)
+        .set("flow.concurrency", 16)
+        .app(app)
+        .prepare();
+    world.pods[0].start();
+    let load = world.load(100, 80);
+    world.has_results(60);
+    world.pods[1].start();
+    wait_until("both have partitions", || {
+        world.pods.iter().all(|pod| pod.partitions().len() == 2)
+    });
+    world.has_results(world.results_count() + 60);
+    assert!(world.pods[0].input.end().success());
+    wait_until("the second has all partitions", || {
+        world.pods[1].partitions().len() == 4
+    });
+    world.has_results(world.results_count() + 60);
+    world.pods[0].input.start();
+    wait_until("both have partitions again", || {
+        world.pods.iter().all(|pod| pod.partitions().len() == 2)
+    });
+    let sent = load.stop();
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!(
+        (verdict.answered, verdict.dead_lettered),
+        (sent as usize, 0)
+    );
+    assert_eq!(
+        world.app().overlaps(),
+        0,
+        "two events of one key were at the app at once"
+    );
+}
+
+/// A first block: everything is answered once and in order.
+pub fn each_event_once(world: World) {
+    let world = world.partitions(4).app(App::doubler()).start();
+    world.send_numbers(3_000, 40);
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!(verdict.answered, 3_000);
+    assert_eq!(world.app().overlaps(), 0);
+}
+
+/// The input is asked to end while events are at the app: it finishes them, commits, and exits
+/// with 0; whoever comes next repeats nothing (D-S4, A-K6).
+pub fn a_graceful_end_repeats_nothing(world: World) {
+    let app = App::saying(|a| Say::value(a.text()).after(Duration::from_millis(100)));
+    let mut world = world.partitions(2).app(app).start();
+    let load = world.load(200, 50);
+    world.has_results(50);
+    for _ in 0..2 {
+        assert!(world.input().end().success(), "{}", world.input().log());
+        let stored = world.results_count();
+        world.input().start();
+        world.has_results(stored + 50);
+    }
+    let sent = load.stop();
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!(
+        (verdict.answered, verdict.dead_lettered),
+        (sent as usize, 0)
+    );
+    let asked = world.app().asked();
+    assert_eq!(asked.len(), sent as usize, "an event was at the app twice");
+    assert!(world.input().end().success() && world.output().end().success());
+}

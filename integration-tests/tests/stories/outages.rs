@@ -1,0 +1,78 @@
+//! The output, the broker, or what they need is away for a while: nothing is lost, nothing is
+//! dead-lettered, work goes on by itself.
+
+use millrace_integration_tests::wait::wait_until;
+use millrace_integration_tests::{App, World};
+
+#[test]
+fn f_12_an_output_that_is_down_fills_the_budget_and_loses_nothing() {
+    let mut world = World::embedded()
+        .app(App::doubler())
+        .set("flow.maxInFlight", 200)
+        .start();
+    world.send_numbers(100, 20);
+    world.settles();
+    world.output().kill();
+    world.send(
+        (100..3_000).map(|n| {
+            millrace_integration_tests::Event::of(format!("key-{}", n % 20), n.to_string())
+        }),
+    );
+    wait_until("the budget is full", || {
+        world.pods[0].metric("millrace_in_flight") >= 200.0
+    });
+    let asked = world.app().asked().len();
+    assert!(
+        asked <= 100 + 250,
+        "{asked} events were at the app although nothing can be stored"
+    );
+    let state = world.pods[0].state();
+    assert_eq!(state["outputConnected"], false, "{state:#}");
+    world.output().start();
+    let verdict = world.assert_nothing_lost();
+    assert_eq!((verdict.answered, verdict.dead_lettered), (3_000, 0));
+}
+
+#[test]
+fn a_broker_that_is_killed_and_restarted_loses_nothing() {
+    let mut world = World::embedded_in_files()
+        .partitions(4)
+        .app(App::doubler())
+        .start();
+    let load = world.load(500, 40);
+    world.has_results(200);
+    world.broker.process().kill();
+    wait_until("the input notices", || {
+        world.pods[0]
+            .ask_input("/readyz")
+            .is_some_and(|(code, body)| code == 200 && body.contains("degraded"))
+    });
+    world.broker.process().start();
+    let before = world.results_count();
+    world.has_results(before + 500);
+    let sent = load.stop();
+    let verdict = world.assert_nothing_lost();
+    assert_eq!(
+        (verdict.answered, verdict.dead_lettered),
+        (sent as usize, 0)
+    );
+}
+
+#[test]
+fn everything_at_once_killed_and_started_again_goes_on_where_it_was() {
+    let mut world = World::embedded_in_files()
+        .short_sessions()
+        .app(App::doubler())
+        .start();
+    world.send_numbers(2_000, 30);
+    world.has_results(300);
+    world.input().kill();
+    world.output().kill();
+    world.broker.process().kill();
+    world.broker.process().start();
+    world.pods[0].start();
+    let verdict = world.assert_nothing_lost();
+    assert_eq!((verdict.answered, verdict.dead_lettered), (2_000, 0));
+    // What was settled is not done again: only what was open may repeat.
+    assert!(verdict.repeats < 1_500, "{verdict:?}");
+}
