@@ -661,6 +661,7 @@ fn batch_item(item: &Value) -> Asked {
 
 /// One answer to the whole request.
 async fn carry_out(shared: &Arc<Shared>, asked: &[Asked], say: &Say) -> Answer {
+    // As slow as the script says.
     tokio::time::sleep(say.after).await;
     let mut response = match &say.what {
         What::Results(results) => single_results(results),
