@@ -92,7 +92,7 @@ impl World {
             )));
         }
         // An operator looks after what only an operator can decide: blocked events, storms.
-        if waited.as_secs() % 60 == 59 {
+        if waited.as_secs() % 20 == 19 {
             for pod in 0..self.pods.len() {
                 let until = self.local(pod).plus(Duration::from_secs(600));
                 let resume = Operator::Resume {

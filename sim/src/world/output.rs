@@ -429,20 +429,17 @@ impl World {
         let (mut ended, mut sources) = (Vec::new(), Vec::new());
         for entry in entries {
             let nature = self.logs[entry.source.partition].records[entry.source.index].nature;
-            if !place.0 && nature == Nature::Unstorable && class.is_none() {
-                ended.push((
-                    entry.name,
-                    Ended::Failed(failed(StoreClass::Rejected, "InvalidRecord")),
-                ));
-                continue;
+            // The broker never takes it, whatever becomes of the rest.
+            let refused = !place.0 && nature == Nature::Unstorable;
+            let end = match &class {
+                None if refused => Ended::Failed(failed(StoreClass::Rejected, "InvalidRecord")),
+                None => Ended::Stored,
+                Some((end, _)) => end.clone(),
+            };
+            ended.push((entry.name, end));
+            if !refused {
+                sources.push(entry.source);
             }
-            ended.push((
-                entry.name,
-                class
-                    .as_ref()
-                    .map_or(Ended::Stored, |(ended, _)| ended.clone()),
-            ));
-            sources.push(entry.source);
         }
         let (arrives, answered) = match &class {
             None => (true, answer),
