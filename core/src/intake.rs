@@ -54,6 +54,8 @@ pub struct Intake {
     halves: VecDeque<Vec<EventRef>>,
     /// Events that were at the app at two crashes; while there are any, they go alone (D-B6).
     suspects: BTreeSet<EventRef>,
+    /// The call of a suspect; nobody joins it.
+    alone: Option<CallId>,
     retries: BinaryHeap<Reverse<(Duration, EventRef)>>,
     /// Since when events wait that could be sent.
     waiting_since: Option<Time>,
@@ -119,6 +121,7 @@ impl Intake {
             calls_made: 0,
             halves: VecDeque::new(),
             suspects: BTreeSet::new(),
+            alone: None,
             retries: BinaryHeap::new(),
             waiting_since: None,
             cursor: 0,

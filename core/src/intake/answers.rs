@@ -7,7 +7,9 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::io::{CallId, Effect, Fact};
-use super::tenure::{Answer, EventRef, Letter, Place, Shortened, TenureId};
+use super::tenure::{
+    Answer, CRASHES_BEFORE_SUSPICION, EventRef, Letter, Place, Shortened, TenureId,
+};
 use super::{Intake, OpenCall};
 use crate::breaker::{Cause, Gate};
 use crate::contract::result::{Reason, Stage};
@@ -17,9 +19,6 @@ use crate::limits;
 use crate::outcome::{Class, Failure, FailureKind, Item, Outcome};
 use crate::rules::Rule;
 use crate::time::Time;
-
-/// The connection may die this often with an event at the app before it goes alone (D-B6).
-const CRASHES_BEFORE_SUSPICION: u8 = 2;
 
 /// An event that a storm keeps from being dead-lettered is looked at again after this long.
 const HELD_AGAIN: Duration = Duration::from_secs(1);
@@ -53,6 +52,7 @@ impl Intake {
         let Some(open) = self.calls.remove(&call) else {
             return;
         };
+        self.alone.take_if(|alone| *alone == call);
         self.learn(&open, &outcome, now, effects);
         match outcome {
             Outcome::Items(items) => {
@@ -288,6 +288,7 @@ impl Intake {
             .ledger
             .get_mut(event.number)
             .expect("its work was just seen");
+        let counted = work.attempts.counted;
         let fate = fate::decide(
             &self.settings.retry,
             &failure,
@@ -295,6 +296,8 @@ impl Intake {
             jitter,
             now,
         );
+        // The next commit has to say so, although no position became terminal (D-W5).
+        tenure.since_commit += u64::from(work.attempts.counted > counted);
         if failure.kind == FailureKind::ConnectionLost {
             work.crashes += 1;
             if work.crashes > CRASHES_BEFORE_SUSPICION {
@@ -303,7 +306,9 @@ impl Intake {
             }
         }
         match fate {
-            Fate::Retry { .. } if work.crashes >= CRASHES_BEFORE_SUSPICION => {
+            Fate::Retry { .. }
+                if failure.kind == FailureKind::ConnectionLost && work.is_suspect() =>
+            {
                 work.place = Place::Suspected;
                 self.suspects.insert(event);
                 Next::Later
@@ -422,11 +427,17 @@ impl Intake {
         }
     }
 
-    /// The event goes back in front of its lane, to be sent as soon as calls are possible.
+    /// The event goes back in front of its lane, to be sent as soon as calls are possible; alone
+    /// if it is suspected, also when the app was not there at its last turn (D-B6).
     fn put_back(&mut self, event: EventRef, now: Time) {
         let Some(work) = self.work(event) else {
             return;
         };
+        if work.is_suspect() {
+            work.place = Place::Suspected;
+            self.suspects.insert(event);
+            return;
+        }
         work.place = Place::Waiting;
         let lane = work.lane;
         let tenure = self

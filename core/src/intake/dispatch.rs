@@ -50,7 +50,7 @@ impl Intake {
         if let Gate::Open(_, probe_at) = self.breaker.gate(now) {
             return probe_at.map(|at| at.boot);
         }
-        if !self.window.has_room() {
+        if !self.window.has_room() || self.alone.is_some() {
             return None;
         }
         let since = self.waiting_since?;
@@ -70,7 +70,9 @@ impl Intake {
             return false;
         }
         match self.breaker.gate(now) {
-            Gate::Closed if self.suspects.is_empty() => self.window.has_room(),
+            Gate::Closed if self.suspects.is_empty() && self.alone.is_none() => {
+                self.window.has_room()
+            }
             Gate::Closed | Gate::Probe(_) => self.window.open() == 0,
             Gate::Open(..) => false,
         }
@@ -351,6 +353,9 @@ impl Intake {
                 work.attempts.first_ms = now.wall_ms;
             }
             work.last_attempt_ms = now.wall_ms;
+            if work.is_suspect() {
+                self.alone = Some(id);
+            }
             let position = work.event.position();
             let event_id = *work
                 .id

@@ -126,6 +126,16 @@ pub(super) struct Work {
     pub(super) skip: Option<String>,
 }
 
+/// The connection may die this often with an event at the app before it goes alone (D-B6).
+pub(super) const CRASHES_BEFORE_SUSPICION: u8 = 2;
+
+impl Work {
+    /// Whether it may be what crashes the app.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.crashes >= CRASHES_BEFORE_SUSPICION
+    }
+}
+
 /// Where an event in flight is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
