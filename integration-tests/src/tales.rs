@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::process::Process;
 use crate::wait::{Deadline, let_pass, wait_until};
 use crate::world::Running;
-use crate::{App, Say, World};
+use crate::{App, Event, Say, World};
 
 /// How long the kill loop goes on.
 const KILLING: Duration = Duration::from_secs(25);
@@ -202,4 +202,53 @@ pub fn a_graceful_end_repeats_nothing(world: World) {
     let asked = world.app().asked();
     assert_eq!(asked.len(), sent as usize, "an event was at the app twice");
     assert!(world.input().end().success() && world.output().end().success());
+}
+
+/// Bytes that are no text.
+const NOT_UTF8: &[u8] = &[0xff, 0x00, 0xfe, b'\n', 0x80];
+
+/// Events that look odd, and nothing about them may change (D-F1).
+fn odd_events() -> Vec<Event> {
+    vec![
+        Event::of("plain", "text")
+            .header("source", Some(b"web"))
+            .timestamp(1_700_000_000_123),
+        Event::of("", "an empty key"),
+        Event::keyless("a null key"),
+        Event::of(NOT_UTF8, NOT_UTF8).header("bytes", Some(NOT_UTF8)),
+        Event::tombstone("gone"),
+        Event::of("headers", "v")
+            .header("twice", Some(b"1"))
+            .header("null", None)
+            .header("empty", Some(b""))
+            .header("twice", Some(b"2")),
+        Event::of("ünï", "{\"a\": \"\\u0000 \u{1F600}\"}"),
+        Event::of("long", vec![b'x'; 600_000]),
+    ]
+}
+
+/// Odd events come back as they went, with the headers of Millrace added (D-F1).
+pub fn odd_events_come_back(world: World) {
+    let world = world.partitions(1).app(App::echo()).start();
+    world.send(odd_events());
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!(verdict.answered, odd_events().len());
+    let mut results = world.results();
+    // Keys do not share a lane, so their results may pass each other.
+    results.sort_by_key(|r| {
+        let src = r
+            .header("millrace-src")
+            .expect("every result names its event");
+        src.rsplit_once('/')
+            .and_then(|(_, offset)| offset.parse::<i64>().ok())
+    });
+    for (event, result) in world.events().iter().zip(&results) {
+        assert_eq!(result.key, event.key);
+        assert_eq!(result.value, event.value);
+        assert_eq!(result.headers_of_others(), event.headers);
+    }
+    assert_eq!(
+        results[0].header("millrace-release").as_deref(),
+        Some("r1-00000000")
+    );
 }

@@ -1,9 +1,6 @@
 //! Every event is answered once, in order, byte by byte.
 
-use millrace_integration_tests::{App, Event, Out, Say, World};
-
-/// Bytes that are no text.
-const NOT_UTF8: &[u8] = &[0xff, 0x00, 0xfe, b'\n', 0x80];
+use millrace_integration_tests::{App, Event, Out, Say, World, tales};
 
 #[test]
 fn single_requests_answer_each_event_once_in_order_per_key() {
@@ -109,59 +106,14 @@ fn a_lane_goes_on_as_soon_as_its_event_is_answered() {
     world.assert_each_event_answered_once();
 }
 
-/// Events that look odd, and nothing about them may change (D-F1).
-fn odd_events() -> Vec<Event> {
-    vec![
-        Event::of("plain", "text")
-            .header("source", Some(b"web"))
-            .timestamp(1_700_000_000_123),
-        Event::of("", "an empty key"),
-        Event::keyless("a null key"),
-        Event::of(NOT_UTF8, NOT_UTF8).header("bytes", Some(NOT_UTF8)),
-        Event::tombstone("gone"),
-        Event::of("headers", "v")
-            .header("twice", Some(b"1"))
-            .header("null", None)
-            .header("empty", Some(b""))
-            .header("twice", Some(b"2")),
-        Event::of("ünï", "{\"a\": \"\\u0000 \u{1F600}\"}"),
-        Event::of("long", vec![b'x'; 600_000]),
-    ]
-}
-
-fn odd_events_come_back(world: World) {
-    let world = world.partitions(1).app(App::echo()).start();
-    world.send(odd_events());
-    let verdict = world.assert_each_event_answered_once();
-    assert_eq!(verdict.answered, odd_events().len());
-    let mut results = world.results();
-    // Keys do not share a lane, so their results may pass each other.
-    results.sort_by_key(|r| {
-        let src = r
-            .header("millrace-src")
-            .expect("every result names its event");
-        src.rsplit_once('/')
-            .and_then(|(_, offset)| offset.parse::<i64>().ok())
-    });
-    for (event, result) in world.events().iter().zip(&results) {
-        assert_eq!(result.key, event.key);
-        assert_eq!(result.value, event.value);
-        assert_eq!(result.headers_of_others(), event.headers);
-    }
-    assert_eq!(
-        results[0].header("millrace-release").as_deref(),
-        Some("r1-00000000")
-    );
-}
-
 #[test]
 fn d_f1_bytes_come_back_as_they_went_one_by_one() {
-    odd_events_come_back(World::embedded());
+    tales::odd_events_come_back(World::embedded());
 }
 
 #[test]
 fn d_f1_bytes_come_back_as_they_went_in_batches() {
-    odd_events_come_back(World::embedded().batch());
+    tales::odd_events_come_back(World::embedded().batch());
 }
 
 #[test]

@@ -22,8 +22,10 @@ fn f_12_an_output_that_is_down_fills_the_budget_and_loses_nothing() {
         world.pods[0].metric("millrace_in_flight") >= 200.0
     });
     let asked = world.app().asked().len();
+    // A bound stops a partition behind the fetch that reached it.
+    let bound = 100 + 200 + 2 * millrace_core::limits::FETCH_RECORDS_MAX;
     assert!(
-        asked <= 100 + 250,
+        asked <= bound,
         "{asked} events were at the app although nothing can be stored"
     );
     let state = world.pods[0].state();
