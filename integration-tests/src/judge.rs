@@ -140,11 +140,14 @@ struct Behind {
     positions: i64,
 }
 
+/// A lane's name: log partition, source partition, key.
+type Lane = (i32, i32, Option<Vec<u8>>);
+
 /// What each log has had so far of each lane.
 struct Lanes {
     ordering: Ordering,
     /// Highest event and result index, per log partition and lane.
-    last: HashMap<(i32, i32, Option<Vec<u8>>), (i64, u32)>,
+    last: HashMap<Lane, (i64, u32)>,
     /// Highest event, per log partition and source partition.
     highest: HashMap<(i32, i32), i64>,
 }

@@ -61,7 +61,7 @@ pub fn killed_in_turn(world: World, broker_too: bool) {
     while !time.is_over() || killed.len() < 3 {
         // In turn, from a different start each time, and the broker in between.
         let mut victim = [Victim::Input, Victim::Output, Victim::App]
-            [(killed.len() + dice.below(2) as usize) % 3];
+            [(killed.len() + usize::from(dice.below(2) == 1)) % 3];
         if broker_too && brokers < 2 && killed.len() % 4 == 2 {
             victim = Victim::Broker;
             brokers += 1;
