@@ -18,7 +18,10 @@ app:
 ";
 
 /// Whether kcat is there; says why not.
-#[expect(clippy::print_stdout, reason = "`make test` counts what was skipped by this line")]
+#[expect(
+    clippy::print_stdout,
+    reason = "`make test` counts what was skipped by this line"
+)]
 fn kcat_is_there() -> bool {
     if Command::new("kcat").arg("-V").output().is_ok() {
         return true;
