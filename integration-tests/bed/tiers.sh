@@ -67,7 +67,7 @@ tier_kafka() {
         echo "no real Kafka: it needs Java 17 and Maven (integration-tests/bed/prerequisites.sh kafka)"
         return "$cannot_run"
     fi
-    trap '"$bed/kafka.sh" wipe' EXIT
+    trap 'cp "$artifacts/kafka/kafka.log" "$artifacts/kafka-broker.log"; "$bed/kafka.sh" wipe' EXIT
     "$bed/kafka.sh" wipe
     local addresses; addresses=$("$bed/kafka.sh" start) || return
     local line; while read -r line; do export "${line?}"; done <<<"$addresses"
@@ -136,8 +136,9 @@ run_tier() {
     local began=${EPOCHREALTIME/[.,]/}
     printf 'tier %s ... ' "$name"
     : >"$log"
-    if [[ -t 1 ]]; then show_progress "$name" "$log" & watcher=$!; fi
-    ("tier_$name") >"$log" 2>&1
+    if [[ -t 1 ]]; then show_progress "$name" "$log" 9>&- & watcher=$!; fi
+    # Not even a broker that a tier left behind may keep the lock.
+    ("tier_$name") >"$log" 2>&1 9>&-
     status=$?
     if [[ -n $watcher ]]; then
         kill "$watcher"; wait "$watcher" 2>/dev/null
@@ -177,6 +178,12 @@ done
 chosen=(prerequisites "${chosen[@]}")
 
 mkdir -p "$artifacts"
+# Two runs in one folder would share logs and the real Kafka, and end it under each other.
+exec 9>"$artifacts/lock"
+if ! flock -n 9; then
+    echo "another run of the tests is going on in this folder; waiting for its end"
+    flock 9
+fi
 for name in "${all[@]}"; do
     [[ " ${chosen[*]} " == *" $name "* ]] || continue
     # Without compilers or binaries the rest would only repeat the same failure.
