@@ -25,6 +25,10 @@ use crate::token::Stamp;
 /// Results that a lapsed lease kept from leaving are sent again after this long.
 const LEASE_PAUSE: Duration = Duration::from_millis(50);
 
+/// Results that could not be stored are sent again after this long at most: the producer has
+/// waited for its message time-out already, and the whole partition waits with them.
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Results that only a change of settings lets through are tried again after this long.
 const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(5);
 
@@ -271,8 +275,12 @@ impl Intake {
         let Some(tenure) = self.tenures.get_mut(&event.tenure) else {
             return;
         };
-        tenure.store_failures = tenure.store_failures.saturating_add(1);
-        let backoff = fate::backoff(&self.settings.retry, tenure.store_failures, jitter);
+        // One outage fails many results at once: they are one failure, not one for each.
+        if tenure.resend_at.is_none_or(|at| now.boot >= at.boot) {
+            tenure.store_failures = tenure.store_failures.saturating_add(1);
+        }
+        let backoff =
+            fate::backoff(&self.settings.retry, tenure.store_failures, jitter).min(STORE_PAUSE_MAX);
         let pause = match failure.class {
             StoreClass::Lease | StoreClass::Revoked => LEASE_PAUSE,
             StoreClass::Transient | StoreClass::Unknown => backoff,
@@ -287,7 +295,7 @@ impl Intake {
             }
         };
         let ours = matches!(failure.class, StoreClass::Lease | StoreClass::Revoked);
-        if tenure.store_failures == 1 && !ours {
+        if tenure.store_failures == 1 && tenure.resend_at.is_none() && !ours {
             effects.push(Effect::Report(Fact::StoreFailed {
                 partition: tenure.partition.clone(),
                 message: format!("{}: {}", failure.code, failure.message),
