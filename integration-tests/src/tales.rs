@@ -11,9 +11,6 @@ use crate::{App, Event, Say, World};
 /// How long the kill loop goes on.
 const KILLING: Duration = Duration::from_secs(25);
 
-/// Results that must come between two kills: the block works again.
-const PROGRESS: usize = 25;
-
 /// Who is killed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Victim {
@@ -54,7 +51,7 @@ pub fn killed_in_turn(world: World, broker_too: bool) {
     let mut world = world.partitions(4).short_sessions().start();
     let mut dice = Dice::new();
     let load = world.load(400, 60);
-    world.has_results(PROGRESS);
+    world.has_results(100);
     let time = Deadline::after(KILLING);
     let mut killed = Vec::new();
     let mut brokers = 0;
@@ -78,9 +75,7 @@ pub fn killed_in_turn(world: World, broker_too: bool) {
         let_pass(down);
         process.start();
         killed.push(victim);
-        wait_until(&format!("results after {killed:?}"), || {
-            world.results_count() >= before + PROGRESS
-        });
+        world.goes_on_after(before);
     }
     let sent = load.stop();
     let verdict = world.assert_nothing_lost();

@@ -22,6 +22,12 @@ use crate::wait::{Deadline, let_pass, look_for, wait_until};
 /// How long a world may take until every event is settled.
 const SETTLED: Duration = Duration::from_secs(90);
 
+/// How soon a block has to work again: the session of a killed input has to end first.
+const RECOVERED: Duration = Duration::from_secs(18);
+
+/// Results that show that it works again.
+const PROGRESS: usize = 25;
+
 /// A world that is being described.
 #[derive(Debug)]
 pub struct World {
@@ -380,6 +386,27 @@ impl Running {
     pub fn has_results(&self, count: usize) {
         let what = format!("{count} results in {}", self.topic("out"));
         wait_until(&what, || self.results_count() >= count);
+    }
+
+    /// The block works again soon after it had so many results.
+    pub fn goes_on_after(&self, results: usize) {
+        let goes_on = || (self.results_count() >= results + PROGRESS).then_some(());
+        let again = look_for(RECOVERED, goes_on);
+        let pages = || {
+            let pages = self.pods.iter().map(|pod| {
+                let (_, metrics) = pod.ask_output("/metrics").unwrap_or_default();
+                let telling =
+                    |l: &&str| !l.starts_with('#') && !l.contains("_bucket") && !l.ends_with(" 0");
+                let metrics: Vec<&str> = metrics.lines().filter(telling).collect();
+                format!("{:#}\n{}", pod.state(), metrics.join("\n"))
+            });
+            pages.collect::<Vec<_>>().join("\n")
+        };
+        assert!(
+            again.is_some(),
+            "no results within {RECOVERED:?}\n{}",
+            pages()
+        );
     }
 
     /// How many results there are; none while the broker does not answer.

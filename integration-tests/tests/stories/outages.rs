@@ -1,7 +1,7 @@
 //! The output, the broker, or what they need is away for a while: nothing is lost, nothing is
 //! dead-lettered, work goes on by itself.
 
-use millrace_integration_tests::wait::wait_until;
+use millrace_integration_tests::wait::{let_pass, wait_until};
 use millrace_integration_tests::{App, World};
 
 #[test]
@@ -77,4 +77,29 @@ fn everything_at_once_killed_and_started_again_goes_on_where_it_was() {
     assert_eq!((verdict.answered, verdict.dead_lettered), (2_000, 0));
     // What was settled is not done again: only what was open may repeat.
     assert!(verdict.repeats < 1_500, "{verdict:?}");
+}
+
+#[test]
+fn f_27_a_broker_that_stalls_beyond_the_message_timeout_goes_on_in_order() {
+    let mut world = World::embedded_in_files()
+        .partitions(4)
+        .short_sessions()
+        .app(App::doubler())
+        .start();
+    let load = world.load(400, 60);
+    world.has_results(100);
+    for stall in [600, 1_100, 1_700] {
+        world.broker.process().freeze();
+        // The length of the stall is the story: around the message time-out of 500 ms.
+        let_pass(std::time::Duration::from_millis(stall));
+        world.broker.process().thaw();
+        let before = world.results_count();
+        world.goes_on_after(before);
+    }
+    let sent = load.stop();
+    let verdict = world.assert_nothing_lost();
+    assert_eq!(
+        (verdict.answered, verdict.dead_lettered),
+        (sent as usize, 0)
+    );
 }
