@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use sha2::{Digest, Sha256};
 
@@ -24,6 +26,9 @@ use crate::StoreError;
 
 /// How long brokers may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Events of a connection that are looked at after a missing answer.
+const EVENTS_AT_ONCE_MAX: usize = 200;
 
 /// The topic config that tells a recreated topic of the embedded broker from its predecessor.
 const TOPIC_ID: &str = "millrace.topic.id";
@@ -57,8 +62,32 @@ pub struct Admin {
 struct Inner {
     client: AdminClient<QuietContext>,
     /// A consumer's metadata requests never create topics.
-    reader: BaseConsumer<QuietContext>,
+    reader: BaseConsumer<AskingContext>,
 }
+
+/// Remembers why brokers do not let us in: answers only say that none came.
+#[derive(Clone, Default)]
+struct AskingContext {
+    refusal: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientContext for AskingContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        QuietContext.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let lasting = error
+            .rdkafka_error_code()
+            .is_some_and(classify::misconfigured);
+        if lasting {
+            *self.refusal.lock().expect("no holder panics") = Some(reason.to_owned());
+        }
+        QuietContext.error(error, reason);
+    }
+}
+
+impl ConsumerContext for AskingContext {}
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +102,7 @@ impl Admin {
             .create_with_context(QuietContext)
             .map_err(|error| Error::Client(error.to_string()))?;
         let reader = settings::client_config(settings, Role::Outsider(None))?
-            .create_with_context(QuietContext)
+            .create_with_context(AskingContext::default())
             .map_err(|error| Error::Client(error.to_string()))?;
         Ok(Self {
             inner: Arc::new(Inner { client, reader }),
@@ -238,10 +267,42 @@ impl Admin {
 
 impl Inner {
     fn cluster_id(&self) -> Result<String, StoreError> {
-        self.client
-            .inner()
-            .fetch_cluster_id(ANSWER_MAX)
-            .ok_or_else(|| StoreError::Unavailable("the cluster did not tell its id".to_owned()))
+        if let Some(id) = self.client.inner().fetch_cluster_id(ANSWER_MAX) {
+            return Ok(id);
+        }
+        // That answer gives no reason; this one does.
+        match self.reader.fetch_metadata(None, ANSWER_MAX) {
+            Err(error) => Err(self.why(classify::store_error(&error))),
+            Ok(_) => Err(StoreError::Unavailable(
+                "the cluster did not tell its id".to_owned(),
+            )),
+        }
+    }
+
+    /// The reason behind a missing answer, if brokers gave one to the connection: wrong user,
+    /// password or certificate.
+    fn why(&self, error: StoreError) -> StoreError {
+        if !matches!(error, StoreError::Unavailable(_)) {
+            return error;
+        }
+        let refusal = || {
+            self.reader
+                .context()
+                .refusal
+                .lock()
+                .expect("no holder panics")
+                .take()
+        };
+        let mut found = None;
+        for _ in 0..EVENTS_AT_ONCE_MAX {
+            // Hands one event to the context. Log lines look like an empty queue, so go on.
+            drop(self.reader.poll(Duration::ZERO));
+            found = refusal();
+            if found.is_some() {
+                break;
+            }
+        }
+        found.map_or(error, StoreError::Refused)
     }
 
     fn topics(&self, names: &[String]) -> Result<HashMap<String, TopicInfo>, StoreError> {
@@ -250,7 +311,7 @@ impl Inner {
             let metadata = self
                 .reader
                 .fetch_metadata(Some(name), ANSWER_MAX)
-                .map_err(|error| classify::store_error(&error))?;
+                .map_err(|error| self.why(classify::store_error(&error)))?;
             for topic in metadata
                 .topics()
                 .iter()
