@@ -55,13 +55,16 @@ pub fn killed_in_turn(world: World, broker_too: bool) {
     let time = Deadline::after(KILLING);
     let mut killed = Vec::new();
     let mut brokers = 0;
-    while !time.is_over() || killed.len() < 3 {
-        // In turn, from a different start each time, and the broker in between.
-        let mut victim = [Victim::Input, Victim::Output, Victim::App]
-            [(killed.len() + usize::from(dice.below(2) == 1)) % 3];
+    let mut turn = dice.below(3);
+    let everyone = [Victim::Input, Victim::Output, Victim::App];
+    while !time.is_over() || !everyone.iter().all(|victim| killed.contains(victim)) {
+        // In turn, the broker in between.
+        let mut victim = everyone[usize::try_from(turn % 3).expect("below 3")];
         if broker_too && brokers < 2 && killed.len() % 4 == 2 {
             victim = Victim::Broker;
             brokers += 1;
+        } else {
+            turn += 1;
         }
         let down = Duration::from_millis(dice.below(400));
         println!(

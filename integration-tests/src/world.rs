@@ -157,8 +157,11 @@ impl World {
         };
         let mut spec = self.spec;
         spec["identity"] = format!("tests/stories/{name}").into();
-        spec["connections"] =
-            json!({"main": {"kafka": {"bootstrap": [broker.bootstrap], "tls": "Off"}}});
+        if spec["connections"].is_null() {
+            let bootstrap = json!([broker.bootstrap]);
+            spec["connections"] =
+                json!({"main": {"kafka": {"bootstrap": bootstrap, "tls": "Off"}}});
+        }
         spec["topics"]["partitions"] = self.partitions.into();
         spec["app"]["port"] = port.into();
         let input = json!({"connection": "main", "topics": [topic("in")], "startAt": "Earliest"});

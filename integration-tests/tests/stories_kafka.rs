@@ -1,7 +1,8 @@
 //! The stories that depend on the broker, on the real Kafka that `MILLRACE_TEST_KAFKA` names.
 
 use millrace_integration_tests::broker::BrokerKind;
-use millrace_integration_tests::{World, tales};
+use millrace_integration_tests::{App, World, tales};
+use serde_json::json;
 
 /// A world on the real Kafka; `None`, with the reason printed, if there is none.
 fn world() -> Option<World> {
@@ -54,4 +55,48 @@ fn kill_9_of_everyone_in_turn_loses_nothing_and_keeps_the_order() {
 fn kill_9_of_everyone_in_turn_loses_nothing_in_batches() {
     let Some(world) = world() else { return };
     tales::killed_in_turn(world.batch(), false);
+}
+
+/// A world whose proxies come over TLS with a user and this password; `None` without a Kafka.
+fn secure_world(password: &str) -> Option<(World, tempfile::TempDir)> {
+    let world = world()?;
+    let variable = |name: &str| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} comes with MILLRACE_TEST_KAFKA"))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).expect("a password file");
+    let connection = json!({
+        "bootstrap": [variable("MILLRACE_TEST_KAFKA_SECURE")],
+        "tls": {"ca": variable("MILLRACE_TEST_KAFKA_CA")},
+        "sasl": {"mechanism": "ScramSha512", "username": "millrace", "password": {"file": file}},
+    });
+    Some((world.set("connections.main.kafka", connection), folder))
+}
+
+#[test]
+fn d_p1_a_block_works_over_tls_with_user_and_password() {
+    let Some((world, _folder)) = secure_world("millrace-test") else {
+        return;
+    };
+    tales::each_event_once(world);
+}
+
+#[test]
+fn d_p1_a_wrong_password_is_named_and_never_shown() {
+    let Some((world, _folder)) = secure_world("not-the-password") else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    world
+        .output()
+        .says_all(&["refuse us", "check user, password", "main"]);
+    let (code, body) = world.pods[0].ask_output("/readyz").expect("it answers");
+    assert!(code != 200 && body.contains("refuse us"), "{code} {body}");
+    assert_eq!(world.input().end().code(), Some(0));
+    assert_eq!(world.output().end().code(), Some(0));
+    for log in [world.input().log(), world.output().log()] {
+        assert!(!log.contains("panicked"), "{log}");
+        assert!(!log.contains("not-the-password"), "{log}");
+    }
 }
