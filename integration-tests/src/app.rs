@@ -288,8 +288,8 @@ struct Seen {
     asked: Vec<Asked>,
     requests: u64,
     healthy: bool,
-    /// Open requests per lane.
-    open: HashMap<(i32, Option<Vec<u8>>), usize>,
+    /// Positions per lane that are at the app, each as often as it is.
+    open: HashMap<(i32, Option<Vec<u8>>), Vec<i64>>,
     overlaps: usize,
     at_once: usize,
     at_once_max: usize,
@@ -354,7 +354,9 @@ impl RunningApp {
         })
     }
 
-    /// How often it was asked about an event while another of the same key was at it.
+    /// How often it was asked about an event while another of the same key was at it. An event
+    /// that is at it twice does not count: whoever gets a partition asks again about what its
+    /// earlier owner still waits for (D-G4).
     pub fn overlaps(&self) -> usize {
         self.shared.seen().overlaps
     }
@@ -552,8 +554,9 @@ impl Open {
             event.together = together;
             seen.asked.push(event.clone());
             let open = seen.open.entry(lane(event)).or_default();
-            *open += 1;
-            let overlaps = *open > 1 && event.key.is_some();
+            let others = open.iter().any(|position| *position != event.place.2);
+            open.push(event.place.2);
+            let overlaps = others && event.key.is_some();
             seen.overlaps += usize::from(overlaps);
         }
         drop(seen);
@@ -569,8 +572,10 @@ impl Drop for Open {
         let mut seen = self.shared.seen();
         seen.at_once -= 1;
         for event in &self.asked {
-            if let Some(open) = seen.open.get_mut(&lane(event)) {
-                *open -= 1;
+            if let Some(open) = seen.open.get_mut(&lane(event))
+                && let Some(ended) = open.iter().position(|position| *position == event.place.2)
+            {
+                open.swap_remove(ended);
             }
         }
     }
