@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_core::contract::app::{
-    AnswerHead, CallContext, RequestMode, batch_body, batch_headers, read_batch, read_single,
-    single_headers,
+    AnswerHead, CallContext, OFFER_PATH, Offer, RequestMode, batch_body, batch_headers, read_batch,
+    read_single, single_headers,
 };
 use millrace_core::intake::io::{Call, CallId};
 use millrace_core::outcome::{Failure, Outcome};
@@ -19,6 +19,7 @@ use millrace_service::http::{
 };
 use millrace_service::telemetry::chain;
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::metrics::CallMetrics;
 
@@ -84,6 +85,28 @@ impl AppClient {
             Ok(response) => Err(format!("GET {} answered {}", inner.health, response.status)),
             Err(error) => Err(chain(&error).to_string()),
         }
+    }
+}
+
+impl AppClient {
+    /// What the app says about itself; `None` if it says nothing that can be read, which is told.
+    ///
+    /// # Errors
+    /// If it gives no answer at all.
+    pub(crate) async fn offer(&self) -> Result<Option<Offer>, String> {
+        let asked = self.inner.probes.send(Request::get(OFFER_PATH), HEALTH);
+        let answer = asked.await.map_err(|error| chain(&error).to_string())?;
+        if answer.status == 404 {
+            return Ok(None);
+        }
+        let read = match answer.status {
+            200 => Offer::read(&answer.body).map_err(|error| error.to_string()),
+            status => Err(format!("it answered {status}")),
+        };
+        let ignored = |error: &String| {
+            warn!(path = OFFER_PATH, %error, "what the app says about itself cannot be read; the configuration decides");
+        };
+        Ok(read.inspect_err(ignored).ok())
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore};
+use millrace_core::contract::app::{OFFER_PATH, Offer, Refusal};
 use millrace_core::contract::block::{Block, InputSource, KafkaInput};
 use millrace_core::contract::publish::{self, Hello, Mode};
 use millrace_core::intake::Intake;
@@ -113,6 +114,13 @@ pub enum Error {
     /// The app's address cannot be used.
     #[error("the address of the app cannot be used")]
     App(#[source] millrace_service::http::Error),
+    /// The app says that it does not do what the block asks for.
+    #[error(
+        "the app does not fit this block: GET {OFFER_PATH} of the app says otherwise; change the \
+         key or the app:\n{}",
+        .0.iter().map(|refusal| format!("  {refusal}")).collect::<Vec<_>>().join("\n")
+    )]
+    Refused(Vec<Refusal>),
 }
 
 /// Runs until somebody asks for the end and everything open has ended. `listening` is told where
@@ -190,6 +198,14 @@ pub async fn run(
     result
 }
 
+/// What has to be there before the group is joined.
+struct Prepared {
+    publisher: Publisher,
+    app: AppClient,
+    offer: Option<Offer>,
+    cluster: String,
+}
+
 /// Everything between the ports being open and the end.
 struct Work<'a> {
     config: &'a Config,
@@ -209,7 +225,12 @@ impl Work<'_> {
             prepared = self.prepare() => prepared?,
             () = shutdown.requested() => return Ok(()),
         };
-        let (publisher, app, cluster) = prepared;
+        let Prepared {
+            publisher,
+            app,
+            offer,
+            cluster,
+        } = prepared;
         let config = self.config;
         let block = &config.block;
         let names = settings::names(block, &config.release, &config.pod, &cluster);
@@ -219,7 +240,8 @@ impl Work<'_> {
             .of(usage::memory_limit_bytes());
         let seed = u64::try_from(clock().boot.as_nanos()).unwrap_or(u64::MAX)
             ^ u64::from(std::process::id());
-        let intake = Intake::new(settings::intake(block, names, bytes_max), seed);
+        let batch_max = offer.and_then(|offer| offer.max_batch);
+        let intake = Intake::new(settings::intake(block, names, bytes_max, batch_max), seed);
         let group = GroupSettings {
             group: block.identity.group(config.release.as_str()),
             registry: block.identity.registry_group(),
@@ -252,7 +274,7 @@ impl Work<'_> {
     }
 
     /// Waits for output, brokers, topics and app, in this order (D-S1).
-    async fn prepare(&self) -> Result<(Publisher, AppClient, String), Error> {
+    async fn prepare(&self) -> Result<Prepared, Error> {
         let config = self.config;
         let block = &config.block;
         let hello = Hello {
@@ -283,16 +305,44 @@ impl Work<'_> {
             self.calls.clone(),
         )
         .map_err(Error::App)?;
+        let offer = self.app_is_ready(&app).await?;
+        Ok(Prepared {
+            publisher,
+            app,
+            offer,
+            cluster,
+        })
+    }
+
+    /// Waits until the app is healthy, and compares what it says about itself with the block.
+    async fn app_is_ready(&self, app: &AppClient) -> Result<Option<Offer>, Error> {
+        let (port, health) = (self.config.app_port, &self.config.block.app.health);
+        let ask = async || {
+            app.healthy().await?;
+            app.offer().await
+        };
         let mut said = Said::default();
-        while let Err(message) = app.healthy().await {
-            self.wait("the app");
-            if said.worth_saying(&message) {
-                warn!(port = config.app_port, health = %block.app.health, error = %message, "waiting for the app to become healthy");
+        let offer = loop {
+            match ask().await {
+                Ok(offer) => break offer,
+                Err(message) => {
+                    self.wait("the app");
+                    if said.worth_saying(&message) {
+                        warn!(port, %health, error = %message, "waiting for the app to become healthy");
+                    }
+                }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        let refusals = offer
+            .as_ref()
+            .map(|offer| offer.refusals(&self.config.block.app.contract))
+            .unwrap_or_default();
+        if !refusals.is_empty() {
+            return Err(Error::Refused(refusals));
         }
-        info!(port = config.app_port, "the app is healthy");
-        Ok((publisher, app, cluster))
+        info!(port, described = offer.is_some(), "the app is healthy");
+        Ok(offer)
     }
 
     fn wait(&self, what: &str) {

@@ -16,8 +16,14 @@ use millrace_core::token::ReleaseId;
 use millrace_core::window::Concurrency;
 use millrace_core::{batcher, breaker, fate};
 
-/// What the machine is told.
-pub(crate) fn intake(block: &Block, names: Names, in_flight_bytes_max: u64) -> Settings {
+/// What the machine is told. `batch_max` is the most events that the app takes at once, if it
+/// says so.
+pub(crate) fn intake(
+    block: &Block,
+    names: Names,
+    in_flight_bytes_max: u64,
+    batch_max: Option<usize>,
+) -> Settings {
     let delivery = &block.delivery;
     let contract = &block.app.contract;
     Settings {
@@ -46,7 +52,7 @@ pub(crate) fn intake(block: &Block, names: Names, in_flight_bytes_max: u64) -> S
         batch: match contract.request {
             RequestKind::Single => batcher::Settings::SINGLE,
             RequestKind::Batch => batcher::Settings {
-                records_max: size(block.batch.max_records),
+                records_max: size(block.batch.max_records).min(batch_max.unwrap_or(usize::MAX)),
                 bytes_max: size(block.batch.max_bytes),
                 linger: block.batch.linger,
                 per_lane_max: size(block.batch.max_per_lane),

@@ -205,6 +205,7 @@ pub struct App {
     each: Script,
     whole: WholeScript,
     healthy: bool,
+    offer: Option<Value>,
 }
 
 impl fmt::Debug for App {
@@ -220,6 +221,7 @@ impl App {
             each: Box::new(each),
             whole: Box::new(|_| None),
             healthy: true,
+            offer: None,
         }
     }
 
@@ -250,6 +252,13 @@ impl App {
     #[must_use]
     pub fn not_yet_healthy(mut self) -> Self {
         self.healthy = false;
+        self
+    }
+
+    /// Says this about itself under `/.well-known/millrace`.
+    #[must_use]
+    pub fn offering(mut self, offer: Value) -> Self {
+        self.offer = Some(offer);
         self
     }
 }
@@ -486,6 +495,12 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         (&Method::GET, "/healthz") => {
             let code = if shared.seen().healthy { 200 } else { 503 };
             return Ok(response(code, Bytes::new()));
+        }
+        (&Method::GET, "/.well-known/millrace") => {
+            return Ok(match &shared.app.offer {
+                Some(offer) => response(200, Bytes::from(offer.to_string())),
+                None => response(404, Bytes::new()),
+            });
         }
         (&Method::POST, "/process" | "/process-batch") => {}
         _ => return Ok(response(404, Bytes::new())),

@@ -1,5 +1,7 @@
 //! Reads what an app answered: the negotiation document, refusals, and successes that are none.
 
+use millrace_core::contract::app::Offer;
+use millrace_core::contract::app::offer::CONTRACT;
 use millrace_core::outcome::{Class, Failure, FailureKind, Item, Outcome};
 use serde::Deserialize;
 
@@ -7,32 +9,18 @@ use super::findings::Notes;
 use super::probe::Asked;
 use crate::http::Answer;
 
-/// `GET /.well-known/millrace`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
-pub(super) struct Negotiation {
-    pub(super) contract: String,
-    #[serde(default)]
-    pub(super) modes: Vec<String>,
-    #[serde(default)]
-    pub(super) requests: Vec<String>,
-    #[serde(default)]
-    pub(super) content: Vec<String>,
-    pub(super) max_batch: Option<usize>,
-    #[serde(default)]
-    pub(super) idempotent: bool,
-}
-
-pub(super) fn negotiated(body: &[u8], notes: &mut Notes) -> Option<Negotiation> {
-    let about: Negotiation = match serde_json::from_slice(body) {
+/// Reads `GET /.well-known/millrace` more strictly than the input does.
+pub(super) fn negotiated(body: &[u8], notes: &mut Notes) -> Option<Offer> {
+    let about = match Offer::read(body) {
         Ok(about) => about,
         Err(error) => {
             notes.fail(format!("the negotiation document cannot be read: {error}"));
             return None;
         }
     };
-    if about.contract != "1" {
+    if about.contract != CONTRACT {
         notes.fail(format!(
-            "`contract` is {:?}; we speak \"1\"",
+            "`contract` is {:?}; we speak {CONTRACT:?}",
             about.contract
         ));
     }

@@ -6,14 +6,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millrace_core::contract::app::{OFFER_PATH, Offer};
 use millrace_core::outcome::{Class, FailureKind, Item, Outcome};
 use millrace_core::token::Stamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::answers::{
-    Negotiation, answered_ids, describe, error_problems, failure, ill_formed, negotiated,
-    speaks_of_an_error,
+    answered_ids, describe, error_problems, failure, ill_formed, negotiated, speaks_of_an_error,
 };
 use super::compare;
 use super::events::{self, Odd};
@@ -121,9 +121,7 @@ impl Check {
         }
     }
 
-    async fn health_and_negotiation(
-        &mut self,
-    ) -> Result<(Finding, Option<Negotiation>), Unreachable> {
+    async fn health_and_negotiation(&mut self) -> Result<(Finding, Option<Offer>), Unreachable> {
         let plan = Arc::clone(&self.probe.plan);
         let mut notes = Notes::default();
         let answer = self.probe.healthy().await.map_err(|source| Unreachable {
@@ -136,7 +134,7 @@ impl Check {
                 plan.health, answer.status
             ));
         }
-        let about = self.probe.send(&Call::get("/.well-known/millrace")).await;
+        let about = self.probe.send(&Call::get(OFFER_PATH)).await;
         let negotiation = match about {
             Ok(answer) if answer.status == 404 => {
                 notes.remark("no negotiation document: your configuration decides");
@@ -145,14 +143,14 @@ impl Check {
             Ok(answer) if answer.status == 200 => negotiated(&answer.body, &mut notes),
             Ok(answer) => {
                 notes.fail(format!(
-                    "GET /.well-known/millrace answers {}; give 200 with the document, or 404",
+                    "GET {OFFER_PATH} answers {}; give 200 with the document, or 404",
                     answer.status
                 ));
                 None
             }
             Err(error) => {
                 let error = chain(&error);
-                notes.fail(format!("GET /.well-known/millrace has no answer: {error}"));
+                notes.fail(format!("GET {OFFER_PATH} has no answer: {error}"));
                 None
             }
         };
@@ -160,7 +158,7 @@ impl Check {
     }
 
     /// Which kinds of requests to ask with: single, batch.
-    async fn kinds(&mut self, negotiation: Option<&Negotiation>) -> (bool, bool) {
+    async fn kinds(&mut self, negotiation: Option<&Offer>) -> (bool, bool) {
         match self.probe.plan.wanted {
             Wanted::Single => (true, false),
             Wanted::Batch => (false, true),

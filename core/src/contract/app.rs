@@ -1,7 +1,8 @@
 //! The HTTP contract between the input proxy and the app (`app-contract.md`): what a call sends
 //! and what its answer means.
 //!
-//! [`request`] writes calls, [`answer`] reads heads and single answers, [`batch`] reads batches.
+//! [`request`] writes calls, [`answer`] reads heads and single answers, [`batch`] reads batches,
+//! [`offer`] what the app says about itself.
 //!
 //! Invariant: every answer, whatever its bytes, becomes an [`Outcome`](crate::outcome::Outcome)
 //! with a class of delivery.md's table.
@@ -12,10 +13,12 @@ pub mod answer;
 pub mod batch;
 mod date;
 mod json;
+pub mod offer;
 pub mod request;
 
 pub use answer::{AnswerHead, read_single};
 pub use batch::read_batch;
+pub use offer::{OFFER_PATH, Offer, Refusal};
 pub use request::{batch_body, batch_headers, single_headers, too_large};
 
 /// What an empty body of a success means (`app.contract.emptyBody`).

@@ -5,6 +5,7 @@ use millrace_integration_tests::broker::{BrokerKind, free_port};
 use millrace_integration_tests::wait::wait_until;
 use millrace_integration_tests::world::Running;
 use millrace_integration_tests::{App, World};
+use serde_json::json;
 
 fn nobody_panicked(world: &mut Running) {
     for log in [world.input().log(), world.output().log()] {
@@ -156,4 +157,52 @@ fn c_1_a_wrong_document_lists_all_its_problems_and_ends_with_2() {
             "{part} does not suggest the key that was meant:\n{log}"
         );
     }
+}
+
+#[test]
+fn a_block_that_the_app_does_not_offer_does_not_start() {
+    let mut world = World::embedded()
+        .batch()
+        .app(App::doubler().offering(json!({
+            "contract": "1", "modes": ["push"], "requests": ["single"], "content": ["raw"],
+        })))
+        .start();
+    world.send_numbers(5, 5);
+    let ended = world.input().ended();
+    assert_eq!(ended.code(), Some(1), "{}", world.input().log());
+    world.input().says_all(&[
+        "/.well-known/millrace",
+        "app.contract.mode is Reply, but the app offers only: push",
+        "app.contract.request is Batch, but the app offers only: single",
+    ]);
+    assert_eq!(world.app().requests(), 0, "the app was asked all the same");
+    nobody_panicked(&mut world);
+}
+
+#[test]
+fn an_app_of_another_contract_is_not_asked() {
+    let mut world = World::embedded()
+        .app(App::doubler().offering(json!({"contract": "2"})))
+        .start();
+    assert_eq!(world.input().ended().code(), Some(1));
+    world
+        .input()
+        .says_all(&["contract \"2\"", "this version speaks \"1\""]);
+    assert_eq!(world.app().requests(), 0);
+}
+
+#[test]
+fn batches_never_exceed_what_the_app_takes_at_once() {
+    let world = World::embedded()
+        .batch()
+        .set("batch.maxRecords", 100)
+        .set("batch.linger", "50ms")
+        .app(App::doubler().offering(json!({
+            "contract": "1", "modes": ["reply"], "requests": ["single", "batch"], "max_batch": 3,
+        })))
+        .start();
+    world.send_numbers(60, 30);
+    world.assert_each_event_answered_once();
+    let together = world.app().asked().iter().map(|asked| asked.together).max();
+    assert_eq!(together, Some(3), "the app takes three at once");
 }
