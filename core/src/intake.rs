@@ -48,6 +48,8 @@ pub struct Intake {
     window: Window,
     breaker: Breaker,
     app: App,
+    /// A connection to the app died after the open question about its health was put.
+    died_since_asked: bool,
     calls: BTreeMap<CallId, OpenCall>,
     calls_made: u64,
     /// Halves of batches that were too large; they go before anything else (A-B2).
@@ -83,9 +85,12 @@ pub struct Intake {
 #[derive(Debug)]
 enum App {
     Reachable,
-    /// Not reached; asked again at this time, or the question is out if `None`.
-    Unreachable {
+    /// Not reached, or a connection died with a call in flight. Asked about its health at this
+    /// time; the question is out if `None`.
+    Away {
         ask_at: Option<Time>,
+        /// Whether operators know: not as long as it may have been a single connection.
+        told: bool,
     },
 }
 
@@ -117,6 +122,7 @@ impl Intake {
             window: Window::new(settings.concurrency),
             breaker: Breaker::new(settings.breaker),
             app: App::Reachable,
+            died_since_asked: false,
             calls: BTreeMap::new(),
             calls_made: 0,
             halves: VecDeque::new(),

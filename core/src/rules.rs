@@ -26,11 +26,14 @@ pub enum Rule {
     Doubt,
     /// D-V1: every event that is discarded is counted.
     Conservation,
+    /// D-B6: after a crash nothing is sent before the app is healthy again, and nobody is blamed
+    /// who was alone at the app at a single one.
+    CrashIsOver,
 }
 
 impl Rule {
     /// Every rule, for tests that switch each off in turn.
-    pub const EACH: [Self; 10] = [
+    pub const EACH: [Self; 11] = [
         Self::ContiguousWatermark,
         Self::StoredThenTerminal,
         Self::LaneExclusion,
@@ -41,6 +44,7 @@ impl Rule {
         Self::RevokeExclusion,
         Self::Doubt,
         Self::Conservation,
+        Self::CrashIsOver,
     ];
 }
 

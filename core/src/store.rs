@@ -97,14 +97,25 @@ pub struct Failed {
     pub code: String,
     /// For people.
     pub message: String,
+    /// Which record of its event it is about, where one is to blame.
+    record: Option<u32>,
 }
 
 impl Failed {
-    fn new(class: StoreClass, code: &str, message: impl Into<String>) -> Self {
+    /// A failure that is about no record in particular.
+    pub fn new(class: StoreClass, code: &str, message: impl Into<String>) -> Self {
         Self {
+            record: None,
             class,
             code: code.to_owned(),
             message: message.into(),
+        }
+    }
+
+    fn of_record(self, record: u32) -> Self {
+        Self {
+            record: Some(record),
+            ..self
         }
     }
 

@@ -338,11 +338,7 @@ fn ended(delivery: Delivery) -> Ended {
                 AppendClass::Misconfigured => (StoreClass::Misconfigured, false),
                 AppendClass::Fatal => (StoreClass::Transient, true),
             };
-            let failed = Failed {
-                class,
-                code,
-                message,
-            };
+            let failed = Failed::new(class, &code, message);
             if fatal {
                 Ended::Fatal(failed)
             } else {

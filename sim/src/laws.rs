@@ -63,6 +63,9 @@ pub enum Law {
     Identity,
     /// A dead letter has a cause; a result was answered by the app.
     Outcome,
+    /// D-B6: who is dead-lettered for crashing the app was there when it died, again and again,
+    /// and alone at the end.
+    Blame,
     /// The consumer client is used as it can be.
     Client,
     /// P-1 to P-8: the output understands and accepts every frame.
@@ -158,8 +161,17 @@ struct Process {
     records: BTreeMap<usize, u64>,
     /// Events that it was told to be stored while it held them, by partition.
     stored: BTreeMap<usize, u64>,
+    /// Deaths of the app at which an event was there, and those at which it was alone.
+    deaths: BTreeMap<(usize, usize), Deaths>,
     idle_turns: u32,
     idle_second: (u64, u32),
+}
+
+/// The deaths of the app that one event of a process has seen.
+#[derive(Clone, Debug, Default)]
+struct Deaths {
+    any: BTreeSet<u64>,
+    alone: BTreeSet<u64>,
 }
 
 #[derive(Debug)]

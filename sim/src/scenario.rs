@@ -56,6 +56,8 @@ pub struct Scenario {
     pub app_batch_max: usize,
     /// How long the app takes, usually and at most, in milliseconds.
     pub app_ms: (u64, u64),
+    /// How long the last connection of an app that dies may outlive the first, in milliseconds.
+    pub app_dies_ms: u64,
     /// Bytes of results that may be under way.
     pub credit: u64,
     /// Kinds of events, of a thousand; the rest is good.
@@ -109,6 +111,7 @@ pub struct Faults {
     pub output_crash: Option<Duration>,
     pub output_away: Option<Duration>,
     pub app_down: Option<Duration>,
+    pub app_killed: Option<Duration>,
     pub app_misconfigured: Option<Duration>,
     pub operator: Option<Duration>,
     pub commit_slow: u64,
@@ -131,6 +134,8 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let r = &mut random;
+        // What came later is drawn apart, so that older seeds keep most of their meaning.
+        let mut later = Random::new(seed.rotate_left(32) ^ 1);
         let calm = r.permille(100);
         let partitions = r.index(4) + 1;
         let pods = if calm { 1 } else { r.pick(&[1, 2, 2, 3, 3]) };
@@ -160,7 +165,13 @@ impl Scenario {
             app_ms: r.pick(&[(5, 50), (50, 400), (300, 3_000)]),
             credit: r.pick(&[2_000, 20_000, 8 << 20]),
             natures: natures(r),
-            faults: faults(r, calm),
+            faults: Faults {
+                app_killed: later
+                    .permille(300)
+                    .then(|| Duration::from_secs(later.between(2, 20))),
+                ..faults(r, calm)
+            },
+            app_dies_ms: later.pick(&[0, 20, 150]),
             muted: None,
             ordering: r.pick(&[
                 Ordering::Key,
@@ -302,6 +313,7 @@ fn faults(r: &mut Random, calm: bool) -> Faults {
         output_crash,
         output_away,
         app_down,
+        app_killed: None,
         app_misconfigured,
         operator,
         commit_slow: some(200),

@@ -274,6 +274,9 @@ impl World {
             Happening::LoseNotice(who, client, member) => self.lose_notice(who, client, member)?,
             Happening::AppAnswer(who, call) => self.app_answer(who, call)?,
             Happening::AppCrash(who, call) => self.app_crash(who, call),
+            Happening::ConnectionLost(who, call, death) => {
+                self.connection_lost(who, call, death)?;
+            }
             Happening::FlushAnswers(who) => self.flush_answers(who)?,
             Happening::AppProbed(who) => self.app_probed(who)?,
             Happening::Connect(who) => self.connect(who)?,

@@ -21,6 +21,7 @@ fn law_of(rule: Rule) -> Law {
         Rule::RevokeExclusion => Law::RevokeExclusion,
         Rule::Doubt => Law::Doubt,
         Rule::Conservation => Law::Conservation,
+        Rule::CrashIsOver => Law::Blame,
     }
 }
 

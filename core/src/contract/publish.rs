@@ -277,6 +277,8 @@ pub struct Answered {
 pub struct StoreFailure {
     /// Its index in the frame.
     pub event: u32,
+    /// Which of its records was refused, where one is to blame: the output index of a result.
+    pub record: Option<u32>,
     /// What follows from it.
     pub class: StoreClass,
     /// The broker's error code, or a word of ours.

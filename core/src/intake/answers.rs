@@ -7,9 +7,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::io::{CallId, Effect, Fact};
-use super::tenure::{
-    Answer, CRASHES_BEFORE_SUSPICION, EventRef, Letter, Place, Shortened, TenureId,
-};
+use super::tenure::{Answer, CRASHES_ALONE, EventRef, Letter, Place, Shortened, TenureId};
 use super::{Intake, OpenCall};
 use crate::breaker::{Cause, Gate};
 use crate::contract::result::{Reason, Stage};
@@ -154,8 +152,12 @@ impl Intake {
         if self.malformed_in_a_row >= limits::MALFORMED_IN_A_ROW_MAX {
             self.misconfigured(now, effects);
         }
-        if let Some(failure) = failure.filter(|f| f.class == Class::Infra) {
-            self.app_unreachable(&failure.message, effects);
+        match failure {
+            Some(failure) if failure.class == Class::Infra => {
+                self.app_unreachable(&failure.message, effects);
+            }
+            Some(failure) if failure.kind == FailureKind::ConnectionLost => self.app_died(effects),
+            Some(_) | None => {}
         }
     }
 
@@ -289,6 +291,11 @@ impl Intake {
             .get_mut(event.number)
             .expect("its work was just seen");
         let counted = work.attempts.counted;
+        let crashes_alone_max = if self.settings.rules.hold(Rule::CrashIsOver) {
+            CRASHES_ALONE
+        } else {
+            1
+        };
         let fate = fate::decide(
             &self.settings.retry,
             &failure,
@@ -299,8 +306,11 @@ impl Intake {
         // The next commit has to say so, although no position became terminal (D-W5).
         tenure.since_commit += u64::from(work.attempts.counted > counted);
         if failure.kind == FailureKind::ConnectionLost {
-            work.crashes += 1;
-            if work.crashes > CRASHES_BEFORE_SUSPICION {
+            if work.is_suspect() {
+                work.crashes_alone += 1;
+            }
+            work.crashes = work.crashes.saturating_add(1);
+            if work.crashes_alone >= crashes_alone_max {
                 let letter = Letter::from_failure(Reason::AppCrash, Stage::App, failure);
                 return self.dead_letter(event, letter, now, effects);
             }

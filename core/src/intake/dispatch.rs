@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing is dispatched at or beyond committed + window (R5, D-W9).
 //! Invariant: while events are suspected of crashing the app, one event at a time goes (D-B6).
+//! Invariant: after a crash nothing goes before the app says that it is healthy, so that one
+//! death is never counted twice against an event (D-B6).
 
 use std::time::Duration;
 
@@ -64,7 +66,7 @@ impl Intake {
         if self.drain.is_some()
             || self.operator_paused
             || self.rejoining
-            || matches!(self.app, App::Unreachable { .. })
+            || matches!(self.app, App::Away { .. })
             || self.quiet_until.is_some_and(|quiet| now.boot < quiet.boot)
         {
             return false;
@@ -95,7 +97,12 @@ impl Intake {
                 return None;
             }
             work.place = Place::AtApp;
+            let skip = work.skip.take();
             self.suspects.remove(&event);
+            if let Some(reason) = skip {
+                self.skipped(event, reason, now, effects);
+                continue;
+            }
             return Some(vec![event]);
         }
         if let Some(half) = self.next_half(now) {
@@ -390,45 +397,75 @@ impl Intake {
         }));
     }
 
-    /// Asks an app that was not reached whether it is back.
+    /// Asks an app that is away whether it is back.
     pub(super) fn ask_app(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if let App::Unreachable { ask_at } = &mut self.app
+        if let App::Away { ask_at, .. } = &mut self.app
             && ask_at.is_some_and(|at| now.boot >= at.boot)
         {
             *ask_at = None;
+            self.died_since_asked = false;
             effects.push(Effect::ProbeApp);
         }
     }
 
     pub(super) fn next_question(&self) -> Option<Duration> {
         match &self.app {
-            App::Unreachable { ask_at } => ask_at.map(|at| at.boot),
+            App::Away { ask_at, .. } => ask_at.map(|at| at.boot),
             App::Reachable => None,
         }
     }
 
     pub(super) fn app_probed(&mut self, ready: bool, now: Time, effects: &mut Vec<Effect>) {
-        if ready {
-            if matches!(self.app, App::Unreachable { .. }) {
+        let App::Away { ask_at, told } = &mut self.app else {
+            return;
+        };
+        if !ready {
+            if !*told {
+                *told = true;
+                effects.push(Effect::Report(Fact::AppUnreachable {
+                    message: self.tally.last_failure.clone().unwrap_or_else(|| "".into()),
+                }));
+            }
+            *ask_at = Some(now.plus(ASK_AGAIN));
+        } else if self.died_since_asked {
+            // Perhaps whoever answered has died since.
+            *ask_at = Some(now);
+        } else {
+            if *told {
                 effects.push(Effect::Report(Fact::AppReachable));
             }
             self.app = App::Reachable;
-        } else {
-            self.app = App::Unreachable {
-                ask_at: Some(now.plus(ASK_AGAIN)),
-            };
         }
     }
 
     /// A call did not reach the app at all.
     pub(super) fn app_unreachable(&mut self, message: &str, effects: &mut Vec<Effect>) {
-        if matches!(self.app, App::Reachable) {
-            self.app = App::Unreachable { ask_at: None };
-            effects.push(Effect::ProbeApp);
-            effects.push(Effect::Report(Fact::AppUnreachable {
-                message: message.into(),
-            }));
+        match &mut self.app {
+            App::Away { told: true, .. } => return,
+            App::Away { told, .. } => *told = true,
+            App::Reachable => self.ask_now(true, effects),
         }
+        effects.push(Effect::Report(Fact::AppUnreachable {
+            message: message.into(),
+        }));
+    }
+
+    /// A connection died with a call in flight. Other connections of the same process may still
+    /// stand for a moment, and whatever they were given now would seem to have killed it (D-B6).
+    pub(super) fn app_died(&mut self, effects: &mut Vec<Effect>) {
+        if !self.settings.rules.hold(Rule::CrashIsOver) {
+            return;
+        }
+        match self.app {
+            App::Reachable => self.ask_now(false, effects),
+            App::Away { .. } => self.died_since_asked = true,
+        }
+    }
+
+    fn ask_now(&mut self, told: bool, effects: &mut Vec<Effect>) {
+        self.app = App::Away { ask_at: None, told };
+        self.died_since_asked = false;
+        effects.push(Effect::ProbeApp);
     }
 }
 

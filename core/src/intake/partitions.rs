@@ -196,6 +196,7 @@ impl Intake {
                 id: redriven,
                 last_attempt_ms: 0,
                 crashes: 0,
+                crashes_alone: 0,
                 place: Place::Waiting,
                 answer: None,
                 skip: None,
@@ -281,6 +282,12 @@ impl Intake {
             let (lane, skip) = (work.lane, work.skip.take());
             if let Some(reason) = skip {
                 self.skipped(event, reason, now, effects);
+                continue;
+            }
+            if work.is_suspect() {
+                // Also when its last attempt ended in another way: it stays alone (D-B6).
+                work.place = Place::Suspected;
+                self.suspects.insert(event);
                 continue;
             }
             work.place = Place::Waiting;

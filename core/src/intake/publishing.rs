@@ -476,12 +476,13 @@ impl Tenure {
         } else {
             Reason::OutputRejected
         };
-        let letter = Letter::of(
+        let mut letter = Letter::of(
             reason,
             Stage::Output,
             &failure.code,
             failure.message.clone(),
         );
+        letter.output_index = failure.record;
         work.answer = Some(Answer::DeadLetter(Box::new(letter)));
         true
     }

@@ -226,7 +226,7 @@ impl Intake {
             resends: self.tally.resends,
             stale_results: self.tally.stale_results,
             breaker: self.breaker.cause(),
-            app_reachable: matches!(self.app, App::Reachable),
+            app_reachable: !matches!(self.app, App::Away { told: true, .. }),
             output_connected: self.link.is_up(),
             commits: [
                 self.commits.done,

@@ -120,6 +120,8 @@ pub(super) struct Work {
     pub(super) last_attempt_ms: i64,
     /// Connections that died with it at the app (D-B6).
     pub(super) crashes: u8,
+    /// Those of them at which it was alone at the app.
+    pub(super) crashes_alone: u8,
     pub(super) place: Place,
     pub(super) answer: Option<Answer>,
     /// An operator wants it dead-lettered, with this reason.
@@ -127,7 +129,11 @@ pub(super) struct Work {
 }
 
 /// The connection may die this often with an event at the app before it goes alone (D-B6).
-pub(super) const CRASHES_BEFORE_SUSPICION: u8 = 2;
+const CRASHES_BEFORE_SUSPICION: u8 = 2;
+
+/// An event that was alone at the app at so many crashes is dead-lettered: once may be chance,
+/// because apps die of other things too (D-B6).
+pub(super) const CRASHES_ALONE: u8 = 2;
 
 impl Work {
     /// Whether it may be what crashes the app.

@@ -38,12 +38,12 @@ impl Store {
                 self.topics.stored(topic, now.boot.saturating_sub(since));
                 None
             }
-            Ended::Failed(failed) => Some(failed),
+            Ended::Failed(failed) => Some(failed.of_record(record)),
             Ended::Fatal(failed) => {
                 if self.rebuild == Rebuild::No {
                     self.rebuild = Rebuild::Wanted;
                 }
-                Some(failed)
+                Some(failed.of_record(record))
             }
         };
         if let Some(failed) = &failed {

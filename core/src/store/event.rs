@@ -130,6 +130,7 @@ pub(super) fn digest(view: &ResultEvent) -> u64 {
 pub(super) fn failure(event: u32, failed: Failed) -> StoreFailure {
     StoreFailure {
         event,
+        record: failed.record,
         class: failed.class,
         code: failed.code,
         message: failed.message,

@@ -516,6 +516,9 @@ impl World {
                     let (_, planned) = self.answered(seq, failure.event)?;
                     planned.progress = Progress::Waiting;
                     if failure.class == StoreClass::Rejected {
+                        if failure.record.is_none() {
+                            return Err(format!("{failure:?} does not say which record"));
+                        }
                         planned.dead_letter = true;
                     }
                 }

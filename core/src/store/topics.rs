@@ -44,6 +44,18 @@ pub(super) enum Refusal {
     Frame(Fault),
 }
 
+impl Refusal {
+    fn of_record(self, record: u32) -> Self {
+        match self {
+            Self::Event { failed, oversized } => Self::Event {
+                failed: failed.of_record(record),
+                oversized,
+            },
+            Self::Frame(fault) => Self::Frame(fault),
+        }
+    }
+}
+
 /// All destination topics.
 #[derive(Debug)]
 pub(super) struct Topics {
@@ -115,7 +127,7 @@ impl Topics {
 
     /// Whether every record of an event may go where it says, before any of them does (D-O3).
     pub(super) fn check(&mut self, stamp: Stamp, event: &ResultEvent) -> Result<(), Refusal> {
-        for record in event.records() {
+        for (number, record) in (0u32..).zip(event.records()) {
             if stamp != Stamp::Live && record.destination != Destination::Verification {
                 // R10: the output obeys the stamp; an input that asks for more is broken.
                 return Err(Refusal::Frame(Fault {
@@ -126,7 +138,9 @@ impl Topics {
                     ),
                 }));
             }
-            let topic = self.index(record.destination)?;
+            let topic = self
+                .index(record.destination)
+                .map_err(|r| r.of_record(number))?;
             let limit = match topic {
                 DEAD_LETTER => self.limits.dead_letter,
                 VERIFICATION => self.limits.verification,
@@ -143,7 +157,8 @@ impl Topics {
                             "a record of {bytes} bytes is above the limit of topic {}, {limit} bytes",
                             self.list[usize::from(topic)].topic
                         ),
-                    ),
+                    )
+                    .of_record(number),
                 });
             }
         }

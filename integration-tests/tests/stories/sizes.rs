@@ -72,15 +72,14 @@ fn f_11_a_result_above_the_limit_of_the_topic_is_dead_lettered_and_none_of_its_e
     let letters = world.dead_letters();
     let texts: Vec<String> = letters.iter().map(|l| l.text()).collect();
     assert_eq!(texts, ["one", "second"]);
-    for letter in &letters {
-        assert_eq!(
-            letter.header("millrace-dlq-reason").as_deref(),
-            Some("oversized")
-        );
-        assert_eq!(
-            letter.header("millrace-dlq-stage").as_deref(),
-            Some("output")
-        );
+    for (letter, refused) in letters.iter().zip(["0", "1"]) {
+        for (header, expected) in [
+            ("millrace-dlq-reason", "oversized"),
+            ("millrace-dlq-stage", "output"),
+            ("millrace-dlq-output-index", refused),
+        ] {
+            assert_eq!(letter.header(header).as_deref(), Some(expected), "{header}");
+        }
     }
 }
 

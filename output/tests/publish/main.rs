@@ -115,8 +115,8 @@ async fn p_8_an_oversized_result_is_refused_before_any_record_of_its_event() {
     let (stored_events, failures) = input.answers(1, 3).await;
     assert_eq!(stored_events, [0, 2]);
     assert_eq!(
-        (failures[0].event, failures[0].class),
-        (1, StoreClass::Rejected)
+        (failures[0].event, failures[0].record, failures[0].class),
+        (1, Some(1), StoreClass::Rejected)
     );
     assert_eq!(failures[0].code, "MessageSizeTooLarge");
     assert!(
@@ -142,8 +142,12 @@ async fn p_4_without_a_lease_nothing_is_produced() {
     input.results(&[result(1, 5, "early")]).await;
     let (_, failures) = input.answers(1, 1).await;
     assert_eq!(
-        (failures[0].class, failures[0].code.as_str()),
-        (StoreClass::Lease, "NoLease")
+        (
+            failures[0].class,
+            failures[0].code.as_str(),
+            failures[0].record
+        ),
+        (StoreClass::Lease, "NoLease", None)
     );
 
     input.lease(Duration::ZERO).await;

@@ -102,6 +102,35 @@ impl Laws {
         Ok(())
     }
 
+    /// A connection to the app broke in its death of this number.
+    pub(crate) fn died(&mut self, who: Who, call: CallId, death: u64) {
+        let process = self.processes.entry(who.pod).or_default();
+        let alone = process.calls.len() == 1;
+        let Some(sent) = process.calls.get(&call) else {
+            return;
+        };
+        let alone = alone && sent.len() == 1;
+        for event in sent {
+            let deaths = process
+                .deaths
+                .entry((event.partition, event.index))
+                .or_default();
+            deaths.any.insert(death);
+            if alone {
+                deaths.alone.insert(death);
+            }
+        }
+    }
+
+    /// Whether it is fair to say that an event crashes the app.
+    pub(super) fn to_blame(&self, who: Who, partition: usize, index: usize) -> bool {
+        let deaths = self
+            .processes
+            .get(&who.pod)
+            .and_then(|process| process.deaths.get(&(partition, index)));
+        deaths.is_some_and(|deaths| deaths.any.len() >= 4 && deaths.alone.len() >= 2)
+    }
+
     /// The app has answered, and the process is about to hear of it.
     pub(super) fn answered(&mut self, who: Who, call: CallId, outcome: &Outcome) {
         let sent = self

@@ -15,7 +15,7 @@ use super::truth::{REJECTED, Source, part_of};
 use super::{Law, Lawful, Laws, Sent, index_of, require};
 use crate::scenario::LEASE;
 use crate::world::Who;
-use crate::world::log::Log;
+use crate::world::log::{Log, Nature};
 use crate::world::output::{DEAD_LETTER, Place};
 
 impl Laws {
@@ -118,6 +118,22 @@ impl Laws {
                 "{name} is sent as {:?} without a cause",
                 event.fate
             );
+            let crash = event.fate == FateCode::DeadLettered
+                && event.records().next().is_some_and(|record| {
+                    record.headers.into_iter().any(|(name, value)| {
+                        name == b"millrace-dlq-reason" && value == Some(b"app_crash")
+                    })
+                });
+            let poison = logs[partition].records[index].nature == Nature::Poison;
+            require!(
+                Blame,
+                !crash || poison || self.to_blame(who, partition, index),
+                "{name} is dead-lettered for crashing the app, which died of other things"
+            );
+            let tenure = self
+                .tenures
+                .get_mut(&(who.pod, partition))
+                .expect("it was just there");
             let lane = self.truth.lane(partition, index);
             if lane != 0 && !matches!(self.muted, Some(Law::Resend | Law::LaneExclusion)) {
                 let owed = tenure.owed.entry(lane).or_default();

@@ -18,6 +18,10 @@ use crate::scenario::RECORD_BYTES_MAX;
 #[derive(Debug, Default)]
 pub(crate) struct App {
     calls: BTreeMap<CallId, Call>,
+    /// Number of its last death.
+    death: u64,
+    /// Until then the process that dies still takes calls.
+    dying_until: Duration,
     down_until: Duration,
     misconfigured_until: Duration,
 }
@@ -85,9 +89,13 @@ impl World {
         };
         let id = call.id;
         let down = now < process.app.down_until;
+        let dying = process.app.dying_until;
+        let death = process.app.death;
         process.app.calls.insert(id, call);
         let quiet = self.quiet;
-        if down {
+        if now < dying {
+            self.after(dying - now, Happening::ConnectionLost(who, id, death));
+        } else if down {
             self.after(Duration::from_millis(2), Happening::AppAnswer(who, id));
         } else if natures.contains(&Nature::Poison) {
             self.after(latency.min(until_deadline), Happening::AppCrash(who, id));
@@ -265,35 +273,55 @@ impl World {
         }
     }
 
-    /// The app dies of a call: every open call loses its connection.
+    /// The app dies of a call.
     pub(crate) fn app_crash(&mut self, who: Who, id: CallId) {
+        let open = self
+            .process(who)
+            .is_some_and(|process| process.app.calls.contains_key(&id));
+        if open {
+            self.app_dies(who, Some(id));
+        }
+    }
+
+    /// The app dies: every open call loses its connection, the killer first, the others at once
+    /// or a moment later. Until the last one is gone it still takes calls, and never answers.
+    pub(crate) fn app_dies(&mut self, who: Who, killer: Option<CallId>) {
         let now = self.now;
-        let down = self.random.ms(200, 3_000);
+        let last = self.random.ms(0, self.scenario.app_dies_ms);
+        let down = last + self.random.ms(200, 3_000);
+        let death = self.name();
         let Some(process) = self.process(who) else {
             return;
         };
-        if !process.app.calls.contains_key(&id) {
+        if killer.is_none() && now < process.app.down_until {
             return;
         }
-        process.app.down_until = now + down;
-        let open = std::mem::take(&mut process.app.calls);
-        let lost: Vec<_> = open
-            .into_keys()
-            .map(|call| {
-                (
-                    call,
-                    Outcome::Failed(failure(
-                        Class::Transient,
-                        FailureKind::ConnectionLost,
-                        "reset",
-                        true,
-                    )),
-                )
-            })
-            .collect();
-        process.answers.extend(lost);
+        process.app.death = death;
+        process.app.dying_until = now + last;
+        process.app.down_until = process.app.down_until.max(now + down);
+        let open: Vec<CallId> = process.app.calls.keys().copied().collect();
         self.note(|| format!("the app of pod {} dies", who.pod));
-        self.after(Duration::ZERO, Happening::FlushAnswers(who));
+        for call in open {
+            let after = if killer == Some(call) {
+                Duration::ZERO
+            } else {
+                last.mul_f64(self.random.below(1_000) as f64 / 1_000.0)
+            };
+            self.after(after, Happening::ConnectionLost(who, call, death));
+        }
+    }
+
+    /// A call loses its connection.
+    pub(crate) fn connection_lost(&mut self, who: Who, id: CallId, death: u64) -> Lawful {
+        let Some(process) = self.process(who) else {
+            return Ok(());
+        };
+        if process.app.calls.remove(&id).is_none() {
+            return Ok(());
+        }
+        self.laws.died(who, id, death);
+        let lost = failure(Class::Transient, FailureKind::ConnectionLost, "reset", true);
+        self.answered(who, id, Outcome::Failed(lost))
     }
 
     pub(crate) fn app_probed(&mut self, who: Who) -> Lawful {
@@ -321,6 +349,7 @@ impl World {
 
     pub(crate) fn app_works(&mut self, who: Who) {
         if let Some(process) = self.process(who) {
+            process.app.dying_until = Duration::ZERO;
             process.app.down_until = Duration::ZERO;
             process.app.misconfigured_until = Duration::ZERO;
         }

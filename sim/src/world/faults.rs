@@ -19,11 +19,12 @@ pub(crate) enum Fault {
     OutputCrash,
     OutputAway,
     AppDown,
+    AppKilled,
     AppMisconfigured,
     Operator,
 }
 
-const EACH: [Fault; 11] = [
+const EACH: [Fault; 12] = [
     Fault::Crash,
     Fault::Freeze,
     Fault::Drain,
@@ -33,6 +34,7 @@ const EACH: [Fault; 11] = [
     Fault::OutputCrash,
     Fault::OutputAway,
     Fault::AppDown,
+    Fault::AppKilled,
     Fault::AppMisconfigured,
     Fault::Operator,
 ];
@@ -50,6 +52,7 @@ impl World {
             Fault::OutputCrash => faults.output_crash,
             Fault::OutputAway => faults.output_away,
             Fault::AppDown => faults.app_down,
+            Fault::AppKilled => faults.app_killed,
             Fault::AppMisconfigured => faults.app_misconfigured,
             Fault::Operator => faults.operator,
         }
@@ -95,6 +98,7 @@ impl World {
             Fault::OutputCrash => self.output_crash(pod),
             Fault::OutputAway => self.output_away_until = self.now + self.random.ms(500, 12_000),
             Fault::AppDown => self.app_down(who, long),
+            Fault::AppKilled => self.app_dies(who, None),
             Fault::AppMisconfigured => self.app_misconfigured(who, long),
             Fault::Operator => return self.operate(who),
         }

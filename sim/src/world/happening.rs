@@ -52,6 +52,7 @@ pub(crate) enum Happening {
 
     AppAnswer(Who, CallId),
     AppCrash(Who, CallId),
+    ConnectionLost(Who, CallId, u64),
     FlushAnswers(Who),
     AppProbed(Who),
 
@@ -103,6 +104,7 @@ impl Happening {
             | Self::LoseNotice(who, ..)
             | Self::AppAnswer(who, _)
             | Self::AppCrash(who, _)
+            | Self::ConnectionLost(who, ..)
             | Self::FlushAnswers(who)
             | Self::AppProbed(who)
             | Self::Connect(who)

@@ -102,11 +102,7 @@ impl OutputPod {
 }
 
 fn failed(class: StoreClass, code: &str) -> Failed {
-    Failed {
-        class,
-        code: code.to_owned(),
-        message: format!("the model broker says {code}"),
-    }
+    Failed::new(class, code, format!("the model broker says {code}"))
 }
 
 /// The output partition of a record: by its key, and without one by its event, so that a record

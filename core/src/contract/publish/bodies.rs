@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::wire::{
-    Reader, put_bytes, put_count, put_partition, put_partitions, put_text, stamp_byte,
+    Reader, put_bytes, put_count, put_index, put_partition, put_partitions, put_text, stamp_byte,
 };
 use super::{
     Announce, Answered, Fault, Hello, Lease, Malformed, Mode, Ready, StoreClass, StoreFailure,
@@ -171,6 +171,7 @@ fn put_failures(into: &mut Vec<u8>, failures: &[StoreFailure]) {
     put_count(into, failures.len());
     for failure in failures {
         into.extend_from_slice(&failure.event.to_le_bytes());
+        put_index(into, failure.record);
         into.push(match failure.class {
             StoreClass::Transient => 0,
             StoreClass::Rejected => 1,
@@ -188,6 +189,7 @@ impl StoreFailure {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             event: reader.u32()?,
+            record: reader.index()?,
             class: match reader.u8()? {
                 0 => StoreClass::Transient,
                 1 => StoreClass::Rejected,

@@ -33,6 +33,7 @@ fn single(bytes: &[u8]) -> Bytes {
 fn failure() -> StoreFailure {
     StoreFailure {
         event: 7,
+        record: Some(2),
         class: StoreClass::Rejected,
         code: "E".into(),
         message: "no".into(),
@@ -122,17 +123,21 @@ fn replies() -> Vec<(Reply, &'static str)> {
                 stored: vec![0..7, 8..9],
                 failures: vec![failure()],
             }),
-            "31000000 05 0300000000000000 02000000 0000000007000000 0800000009000000 \
-             01000000 07000000 01 0100000045 020000006e6f",
+            "35000000 05 0300000000000000 02000000 0000000007000000 0800000009000000 \
+             01000000 07000000 02000000 01 0100000045 020000006e6f",
         ),
         (Reply::Credit(258), "09000000 06 0201000000000000"),
         (
             Reply::Answered(Answered {
                 call: 5,
                 stored: 2,
-                failures: vec![],
+                failures: vec![StoreFailure {
+                    record: None,
+                    ..failure()
+                }],
             }),
-            "11000000 08 0500000000000000 02000000 00000000",
+            "25000000 08 0500000000000000 02000000 \
+             01000000 07000000 ffffffff 01 0100000045 020000006e6f",
         ),
         (
             Reply::Withdrawn {
@@ -511,7 +516,7 @@ proptest! {
     fn p_2_stored_reads_as_it_was_written(
         seq: u64,
         stored in proptest::collection::vec((0_u32..1000, 1_u32..1000), 0..5),
-        failures in proptest::collection::vec((any::<u32>(), 0_usize..6, ".{0,9}", ".{0,9}"), 0..5),
+        failures in proptest::collection::vec((any::<u32>(), proptest::option::of(0..u32::MAX), 0_usize..6, ".{0,9}", ".{0,9}"), 0..5),
     ) {
         let classes = [
             StoreClass::Transient, StoreClass::Rejected, StoreClass::Misconfigured,
@@ -520,8 +525,8 @@ proptest! {
         let reply = Reply::Stored(Stored {
             seq,
             stored: stored.into_iter().map(|(start, more)| start..start + more).collect(),
-            failures: failures.into_iter().map(|(event, class, code, message)| {
-                StoreFailure { event, class: classes[class], code, message }
+            failures: failures.into_iter().map(|(event, record, class, code, message)| {
+                StoreFailure { event, record, class: classes[class], code, message }
             }).collect(),
         });
         prop_assert_eq!(Reply::decode(single(&encoded(|into| reply.encode(into)))), Ok(reply));

@@ -32,6 +32,11 @@ pub(super) fn put_count(into: &mut Vec<u8>, count: usize) {
     );
 }
 
+/// Appends an index, or that there is none.
+pub(super) fn put_index(into: &mut Vec<u8>, index: Option<u32>) {
+    into.extend_from_slice(&index.unwrap_or(NULL).to_le_bytes());
+}
+
 /// Appends a topic and a partition number.
 pub(super) fn put_partition(into: &mut Vec<u8>, partition: &Partition) {
     put_text(into, partition.topic());
@@ -103,6 +108,10 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn index(&mut self) -> Result<Option<u32>, Malformed> {
+        self.u32().map(|index| (index != NULL).then_some(index))
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
