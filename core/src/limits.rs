@@ -1,5 +1,7 @@
 //! Every cap of the system, with its reason (architecture invariant 14: no cap, no design).
 
+use std::time::Duration;
+
 /// Records that one fetch hands to the machine at most; keeps one turn of the driver short.
 pub const FETCH_RECORDS_MAX: usize = 512;
 
@@ -28,6 +30,12 @@ pub const PUBLISH_CREDIT_BYTES: u64 = 8 << 20;
 /// Bytes of results that one frame collects before the next one starts; keeps the output busy
 /// while the input still encodes.
 pub const RESULTS_FRAME_BYTES: usize = 256 << 10;
+
+/// Events whose results leave at once although earlier frames are unanswered.
+pub const COLLECT_EVENTS: usize = 64;
+
+/// How long fewer results wait for company while a frame is unanswered.
+pub const COLLECT_TIME: Duration = Duration::from_millis(1);
 
 /// Headers of the app's answer that are read (A-S4); more make the answer malformed.
 pub const ANSWER_HEADERS_MAX: usize = 100;

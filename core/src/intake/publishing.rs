@@ -3,6 +3,8 @@
 //! Invariant: results of one lane leave in the order in which the lane was answered; what was
 //! refused goes again before anything newer of its partition (D-L3).
 //! Invariant: an event becomes terminal when the output says that its records are stored (D-O2).
+//! A busy block sends few, larger frames: while a frame is unanswered, results wait for company,
+//! for [`limits::COLLECT_TIME`] at most. A quiet block waits for nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub(super) struct LinkState {
     seq: u64,
     /// Frames that are not answered in full, oldest first; their numbers have no gaps.
     sent: VecDeque<SentFrame>,
+    /// Until when results wait for company; `None`: none do.
+    collecting: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -105,7 +109,7 @@ impl Intake {
 
     /// Sends everything that may be sent: resends first, then the outboxes.
     pub(super) fn publish(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if !self.link.up {
+        if !self.link.up || self.collects(now) {
             return;
         }
         let ids: Vec<_> = self
@@ -153,6 +157,21 @@ impl Intake {
         }
     }
 
+    /// Whether results wait for more of them.
+    fn collects(&mut self, now: Time) -> bool {
+        let waiting: usize = self.tenures.values().map(Tenure::unsent).sum();
+        let frame_open = !self.link.sent.is_empty();
+        if frame_open && (1..limits::COLLECT_EVENTS).contains(&waiting) {
+            let end = now.plus(limits::COLLECT_TIME);
+            let until = *self.link.collecting.get_or_insert(end);
+            if now.boot < until.boot {
+                return true;
+            }
+        }
+        self.link.collecting = None;
+        false
+    }
+
     pub(super) fn next_publish(&self, now: Time) -> Option<Duration> {
         if !self.link.up || self.link.credit == 0 {
             return None;
@@ -162,7 +181,8 @@ impl Intake {
             .values()
             .filter(|tenure| tenure.has_unsent() && tenure.is_live())
             .filter(|tenure| !lease_needed || tenure.lease.holds(now))
-            .filter_map(|tenure| tenure.resend_at.map(|at| at.boot))
+            .filter_map(|tenure| tenure.resend_at.max(self.link.collecting))
+            .map(|at| at.boot)
             .min()
     }
 
@@ -357,7 +377,11 @@ impl Intake {
 
 impl Tenure {
     pub(super) fn has_unsent(&self) -> bool {
-        !self.resend.is_empty() || !self.outbox.is_empty()
+        self.unsent() > 0
+    }
+
+    fn unsent(&self) -> usize {
+        self.resend.len() + self.outbox.len()
     }
 
     /// Writes the records of one event into a frame.
