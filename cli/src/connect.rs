@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{
-    Admin, Compression, KafkaSink, KafkaTokenStore, Mechanism, ProducerSettings, Reader, Sasl,
-    Settings, Start, Tls, Until,
+    Admin, Compression, KafkaSink, KafkaTokenStore, Mechanism, ProducerSettings, Reader, Remakes,
+    Sasl, Settings, Start, Tls, Until,
 };
 use millrace_core::contract::block::{self, Block};
 use millrace_core::position::{Partition, Position};
@@ -158,6 +158,8 @@ impl Document {
                     .as_ref()
                     .map(|sasl| self.sasl(sasl))
                     .transpose()?,
+                oauth_secret: None,
+                remakes: Remakes::default(),
                 properties: kafka.properties.clone().into_iter().collect(),
             }),
         }
@@ -178,9 +180,7 @@ impl Document {
         Ok(Sasl {
             mechanism,
             username: username.clone(),
-            password: secret::read(password, &self.environment)?
-                .expose()
-                .to_owned(),
+            password: secret::read(password, &self.environment)?.expose().into(),
         })
     }
 }

@@ -95,16 +95,21 @@ impl Console {
 
     /// Sends the logs of this process here.
     pub fn take_logs(&self, level: &str) {
+        // A second call, as in tests, leaves the first one in place.
+        drop(self.logs(level).try_init());
+    }
+
+    /// What turns log events of this level into lines.
+    ///
+    /// The filter stands before all layers, not at the one layer: such a filter keeps its last
+    /// "no" per thread until an event asks for it. A call site that two threads meet at the same
+    /// moment is asked about but has no event, and the next line of that thread would be lost.
+    fn logs(&self, level: &str) -> impl Subscriber + Send + Sync + use<> {
         let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
         let lines = Lines {
             console: self.clone(),
         };
-        // A second call, as in tests, leaves the first one in place.
-        drop(
-            tracing_subscriber::registry()
-                .with(lines.with_filter(filter))
-                .try_init(),
-        );
+        tracing_subscriber::registry().with(filter).with(lines)
     }
 }
 
@@ -172,5 +177,31 @@ impl Text {
             write!(self.fields, " {}={value}", field.name())
         };
         written.expect("writing to a String cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_lost_behind_a_call_site_that_is_only_asked_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let console = Console::new(Some(std::fs::File::create(&path).unwrap()));
+        // Somebody who wants to know more makes every call site ask each time, as a call site is
+        // while another thread registers it.
+        let curious = tracing_subscriber::registry().with(EnvFilter::new("trace"));
+        let _curious = tracing::Dispatch::new(curious);
+        tracing::subscriber::with_default(console.logs("info"), || {
+            for n in 0..3 {
+                tracing::debug!("hidden");
+                tracing::info!("line {n}");
+            }
+        });
+        let shown = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert!(lines[0].ends_with("line 0"), "{shown}");
     }
 }

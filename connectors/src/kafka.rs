@@ -7,22 +7,26 @@ mod admin;
 mod classify;
 mod consumer;
 mod document;
+mod ends;
 mod ffi;
 mod partition;
 mod poll_thread;
 mod producer;
 mod reader;
 mod rebalance;
+mod secrets;
 mod session;
 mod settings;
 mod token_reader;
 mod tokens;
 
 pub use admin::{Admin, Member, TopicInfo};
-pub use consumer::{KafkaSource, LogEnds};
+pub use consumer::KafkaSource;
 pub use document::DocumentError;
+pub use ends::LogEnds;
 pub use producer::KafkaSink;
 pub use reader::{Reader, Start, Until};
+pub use secrets::{Password, Remakes, Renewal};
 pub use settings::{
     Compression, Error, GroupSettings, Mechanism, ProducerSettings, Sasl, Settings, Tls, refusal,
 };

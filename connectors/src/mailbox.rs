@@ -230,6 +230,14 @@ impl Mailbox {
         lock(&self.inner).tenure(partition)
     }
 
+    /// The partitions that are ours.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let inner = lock(&self.inner);
+        let ours = |(_, lane): &(&Partition, &Lane)| lane.tenure.is_some();
+        let partitions = inner.lanes.iter().filter(ours);
+        partitions.map(|(partition, _)| partition.clone()).collect()
+    }
+
     /// Partitions are gone, and their records with them.
     pub(crate) fn drop_lanes(&self, partitions: &[Partition]) {
         let mut inner = lock(&self.inner);

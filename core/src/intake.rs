@@ -14,6 +14,7 @@ mod commits;
 mod dispatch;
 mod flow;
 pub mod io;
+mod lag;
 mod partitions;
 mod publishing;
 pub mod settings;
@@ -77,6 +78,7 @@ pub struct Intake {
     over_bounds: bool,
     operator_paused: bool,
     drain: Option<Drain>,
+    load: lag::Load,
     tally: state::Tally,
     next_wake: Option<Time>,
 }
@@ -141,6 +143,7 @@ impl Intake {
             over_bounds: false,
             operator_paused: false,
             drain: None,
+            load: lag::Load::default(),
             tally: state::Tally::default(),
             next_wake: None,
             settings,
@@ -179,7 +182,8 @@ impl Intake {
             }
             Input::Committed { commit, outcome } => self.committed(commit, outcome, now, effects),
             Input::Rejoined => self.rejoining = false,
-            Input::Operator(operator) => self.operated(operator, now),
+            Input::LogEnds(ends) => self.log_ends(ends, now, effects),
+            Input::Operator(operator) => self.operated(operator, now, effects),
             Input::Drain { deadline } => {
                 self.drain.get_or_insert(Drain {
                     deadline,
@@ -238,7 +242,7 @@ impl Intake {
         .map(|boot| now.plus(boot.saturating_sub(now.boot)))
     }
 
-    fn operated(&mut self, operator: Operator, now: Time) {
+    fn operated(&mut self, operator: Operator, now: Time, effects: &mut Vec<Effect>) {
         match operator {
             Operator::Pause => self.operator_paused = true,
             Operator::Resume {
@@ -248,6 +252,9 @@ impl Intake {
                 self.breaker.resume(storm_guard_off_until);
                 self.retry_blocked(now);
             }
+            Operator::Renew { reason } if self.drain.is_none() => self.rejoin(reason, effects),
+            // What is open ends with the client that it has.
+            Operator::Renew { .. } => {}
             Operator::Skip {
                 partition,
                 position,

@@ -30,6 +30,8 @@ pub mod breaker;
 
 pub mod lease;
 
+pub mod scaling;
+
 pub mod identity;
 
 pub mod token;

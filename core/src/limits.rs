@@ -64,6 +64,10 @@ pub const MALFORMED_IN_A_ROW_MAX: u32 = 10;
 /// Largest block document that is read.
 pub const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
+/// How long a watermark may stand still although there is work and no pause (D-H2): longer than
+/// any call, and well before anybody is woken up by the lag.
+pub const STALL_AFTER: Duration = Duration::from_secs(5 * 60);
+
 /// Frames that wait for one publish connection on either side; credit bounds their bytes.
 pub const PUBLISH_FRAMES_QUEUED_MAX: usize = 1_024;
 

@@ -87,6 +87,7 @@ async fn partitions(Shared(desk): Shared<Desk>) -> Response {
                 "committed": p.committed.offset(),
                 "watermark": p.watermark.offset(),
                 "end": p.end.offset(),
+                "lag": p.lag.map(|lag| lag.records),
                 "inDoubt": p.in_doubt,
                 "conservationGap": p.conservation_gap(),
                 "records": p.counters.records,
@@ -99,6 +100,8 @@ async fn partitions(Shared(desk): Shared<Desk>) -> Response {
         .collect();
     Json(json!({
         "partitions": partitions,
+        "desiredReplicas": state.desired_replicas,
+        "stalledPartitions": state.stalled,
         "breaker": state.breaker.map(millrace_core::breaker::Cause::as_str),
         "appReachable": state.app_reachable,
         "outputConnected": state.output_connected,

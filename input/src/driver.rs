@@ -3,6 +3,7 @@
 //! One task owns the source, the machine and the link to the output: no locks, one place for
 //! order. Nothing in here decides anything about an event.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use millrace_core::outcome::Outcome;
 use millrace_core::position::{Partition, Position};
 use millrace_core::time::Time;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::app_client::AppClient;
@@ -23,6 +25,8 @@ use crate::publish_client::{News, Publisher};
 const ENDS_PER_TURN: usize = 512;
 /// Questions and orders that wait for the driver.
 pub(crate) const COMMANDS_QUEUED_MAX: usize = 16;
+/// How often the machine is told where the logs end.
+const LOOK_AT_ENDS: Duration = Duration::from_secs(1);
 /// A machine that waits for nothing is still asked this often.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -42,6 +46,8 @@ pub(crate) enum Command {
 pub(crate) trait Watch: Send {
     /// The loop turned.
     fn turned(&mut self);
+    /// Ends of the logs that are read; `None` while the brokers do not tell.
+    fn log_ends(&self) -> Option<HashMap<Partition, Position>>;
     /// The brokers were reached, or not any more.
     fn brokers(&mut self, reachable: bool, message: &str);
 }
@@ -55,6 +61,8 @@ pub(crate) struct Driver<S, W> {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) watch: W,
     pub(crate) clock: fn() -> Time,
+    /// Whether a broker is connected.
+    pub(crate) reachable: bool,
 }
 
 impl<S: Source, W: Watch> Driver<S, W> {
@@ -65,6 +73,8 @@ impl<S: Source, W: Watch> Driver<S, W> {
         let mut ends = Vec::with_capacity(ENDS_PER_TURN);
         let mut effects = Vec::new();
         let mut wake = pin!(tokio::time::sleep(IDLE));
+        let mut look = tokio::time::interval(LOOK_AT_ENDS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = (self.clock)();
             let rest = self
@@ -77,6 +87,7 @@ impl<S: Source, W: Watch> Driver<S, W> {
             // nothing starves.
             let input = tokio::select! {
                 biased;
+                _ = look.tick() => Input::LogEnds(self.log_ends()),
                 _ = ended.recv_many(&mut ends, ENDS_PER_TURN) => Input::Answered(std::mem::take(&mut ends)),
                 news = self.publisher.next() => link(news),
                 happening = self.source.next() => match self.input(happening) {
@@ -115,6 +126,11 @@ impl<S: Source, W: Watch> Driver<S, W> {
         }
     }
 
+    fn log_ends(&self) -> Option<Vec<(Partition, Position)>> {
+        let ends = self.watch.log_ends().filter(|_| self.reachable)?;
+        Some(ends.into_iter().collect())
+    }
+
     /// What a happening means to the machine; `None` if only people are told.
     fn input(&mut self, happening: Happening) -> Option<Input> {
         Some(match happening {
@@ -151,6 +167,7 @@ impl<S: Source, W: Watch> Driver<S, W> {
                 } else {
                     warn!(error = %message, "the brokers cannot be reached, trying on");
                 }
+                self.reachable = reachable;
                 self.watch.brokers(reachable, &message);
                 return None;
             }
@@ -234,6 +251,14 @@ fn report(fact: &Fact) {
             error!(times, error = %message, "commits are refused again and again")
         }
         Fact::Rejoining { reason } => warn!(%reason, "leaving the group to join it anew"),
+        Fact::Stalled {
+            partition,
+            unmoved,
+            waits_for,
+            details,
+        } => {
+            warn!(%partition, seconds = unmoved.as_secs(), waits_for, %details, "partition stands still although there is work")
+        }
         Fact::StoreFailed { partition, message } => {
             warn!(%partition, error = %message, "results were not stored, sending them again")
         }

@@ -4,23 +4,25 @@
 //! Everything about an event is decided in `millrace_core::intake`; see [`driver`].
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_connectors::StoreError;
-use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore};
+use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore, LogEnds};
 use millrace_core::contract::app::{OFFER_PATH, Offer, Refusal};
-use millrace_core::contract::block::{Block, InputSource, KafkaInput};
+use millrace_core::contract::block::{Block, Connection, InputSource, KafkaInput, Secret};
 use millrace_core::contract::publish::{self, Hello, Mode};
 use millrace_core::intake::Intake;
+use millrace_core::position::{Partition, Position};
 use millrace_core::token::ReleaseId;
 use millrace_service::admin::{self, Access, Admin, Health, Readiness};
 use millrace_service::config::Environment;
 use millrace_service::secret;
 use millrace_service::shutdown::{DRAIN_DEADLINE, Shutdown};
-use millrace_service::telemetry::{Metrics, chain, usage};
+use millrace_service::telemetry::{Logs, Metrics, chain, usage};
 use millrace_service::time::clock;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -30,6 +32,7 @@ mod app_client;
 mod driver;
 mod metrics;
 mod publish_client;
+mod secrets;
 mod settings;
 mod standalone;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub output: Address,
     /// Where the app listens.
     pub app_port: u16,
+    /// Its logs, if they can be changed while it runs.
+    pub logs: Option<Logs>,
     /// Seed tokens: there is no controller (D-G12).
     pub standalone: bool,
 }
@@ -78,6 +83,7 @@ impl Config {
                 Address::Socket(path)
             }),
             app_port: block.app.port.number,
+            logs: None,
             standalone: false,
             block,
             release,
@@ -151,7 +157,7 @@ pub async fn run(
     let latest = Arc::clone(&state);
     metrics.on_scrape(move |scrape| {
         if let Some(state) = &*latest.lock().expect("no holder panics") {
-            metrics::read(state, clock().wall_ms, scrape);
+            metrics::read(state, clock(), scrape);
         }
     });
     let calls = metrics::CallMetrics::new(&metrics);
@@ -170,6 +176,7 @@ pub async fn run(
         health: health.clone(),
         metrics,
         shutdown: shutdown.clone(),
+        logs: config.logs.clone(),
         v1: admin_pages::routes(desk.clone()),
     };
     let ended = shutdown.clone();
@@ -178,6 +185,10 @@ pub async fn run(
     }));
     health.has_started();
     let snapshots = tokio::spawn(keep_snapshots(desk, state));
+    let secret = input_secret(&block);
+    let environment = config.environment.clone();
+    let following = secrets::follow(kafka.clone(), secret, environment, commands.clone());
+    let following = tokio::spawn(following);
     let drain = tokio::spawn(pass_on_drain(shutdown.clone(), commands));
     let work = Work {
         config: &config,
@@ -192,6 +203,7 @@ pub async fn run(
     };
     shutdown.drained();
     snapshots.abort();
+    following.abort();
     drain.abort();
     // Its last answers belong to whoever asked.
     let _served = pages.await;
@@ -251,7 +263,7 @@ impl Work<'_> {
         info!(group = %group.group, topics = ?group.topics, "joining the group");
         let source = KafkaSource::new(self.kafka.clone(), group).map_err(|e| self.client(e))?;
         self.health.set(Readiness::Ready);
-        let turns = source.turns();
+        let (turns, source_ends) = (source.turns(), source.log_ends());
         let driver = Driver {
             source,
             intake,
@@ -260,10 +272,12 @@ impl Work<'_> {
             commands,
             watch: Watch {
                 health: self.health.clone(),
+                log_ends: source_ends,
                 turns,
                 last: u64::MAX,
             },
             clock,
+            reachable: true,
         };
         driver.run().await;
         Ok(())
@@ -457,6 +471,7 @@ impl Said {
 /// Tells the probes how the loop and the poll thread do.
 struct Watch {
     health: Health,
+    log_ends: LogEnds,
     turns: Arc<std::sync::atomic::AtomicU64>,
     last: u64,
 }
@@ -468,6 +483,10 @@ impl driver::Watch for Watch {
             self.last = turns;
             self.health.progressed();
         }
+    }
+
+    fn log_ends(&self) -> Option<HashMap<Partition, Position>> {
+        self.log_ends.get()
     }
 
     fn brokers(&mut self, reachable: bool, message: &str) {
@@ -494,6 +513,14 @@ fn connection(config: &Config, input: &KafkaInput) -> Result<kafka::Settings, Er
         secret::read(password, &config.environment).map(|text| text.expose().to_owned())
     })
     .map_err(|error| Error::Connection(input.connection.clone(), error))
+}
+
+/// The secret of the input's connection.
+fn input_secret(block: &Block) -> Option<Secret> {
+    match block.input_connection() {
+        Connection::Kafka(kafka) => kafka.sasl.as_ref()?.secret().cloned(),
+        Connection::Embedded(_) | Connection::EventHubs(_) => None,
+    }
 }
 
 /// The controller's random value per release (D-S3).

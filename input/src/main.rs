@@ -51,7 +51,7 @@ async fn start(options: &Options) -> Result<(), (u8, String)> {
     let environment = config::environment();
     let block = config::load(&options.block, &environment)
         .map_err(|e| (e.exit_code(), chain(&e).to_string()))?;
-    let _logs = start_logs(&block.telemetry).map_err(|e| failed(&e))?;
+    let logs = start_logs(&block.telemetry).map_err(|e| failed(&e))?;
     let release = environment
         .get("MILLRACE_RELEASE")
         .map_or("", String::as_str);
@@ -61,6 +61,7 @@ async fn start(options: &Options) -> Result<(), (u8, String)> {
         .cloned()
         .unwrap_or_else(|| "local".to_owned());
     let mut config = Config::new(Arc::new(block), release, pod, environment);
+    config.logs = Some(logs);
     config.standalone = options.standalone;
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|e| failed(&e))?;

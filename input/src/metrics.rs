@@ -10,6 +10,7 @@ use std::time::Duration;
 use millrace_core::breaker::Cause;
 use millrace_core::intake::state::{PartitionState, Pause, State};
 use millrace_core::outcome::{Class, Outcome};
+use millrace_core::time::Time;
 use millrace_service::telemetry::{Histogram, Metrics, Scrape};
 
 /// Upper bounds of request times, in seconds.
@@ -90,7 +91,7 @@ impl CallMetrics {
 }
 
 /// Adds what the machine counted.
-pub(crate) fn read(state: &State, now_ms: i64, scrape: &mut Scrape<'_>) {
+pub(crate) fn read(state: &State, now: Time, scrape: &mut Scrape<'_>) {
     for partition in &state.partitions {
         let number = partition.partition.number().to_string();
         let labels = [
@@ -99,10 +100,22 @@ pub(crate) fn read(state: &State, now_ms: i64, scrape: &mut Scrape<'_>) {
         ];
         counters(partition, &labels, scrape);
         if partition.phase != "former" {
-            gauges(partition, &labels, now_ms, scrape);
+            gauges(partition, &labels, now.wall_ms, scrape);
+            lag(partition, &labels, now, scrape);
         }
     }
     process(state, scrape);
+}
+
+/// Absent, not 0, while the ends of the logs are not known (D-C4).
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
+fn lag(partition: &PartitionState, labels: &Labels<'_>, now: Time, scrape: &mut Scrape<'_>) {
+    let Some(lag) = partition.lag else { return };
+    let help = "Positions from the last commit to the end of the log.";
+    scrape.gauge("millrace_lag_records", help, labels, lag.records as f64);
+    let help = "Age of the next uncommitted event; 0 when caught up.";
+    let age = lag.age(now).as_secs_f64();
+    scrape.gauge("millrace_lag_seconds", help, labels, age);
 }
 
 type Labels<'a> = [(&'a str, &'a str); 2];
@@ -185,6 +198,16 @@ fn gauges(partition: &PartitionState, labels: &Labels<'_>, now_ms: i64, scrape: 
             partition.in_flight as f64,
         ),
         (
+            "millrace_in_flight_bytes",
+            "Their bytes: keys, values, headers.",
+            partition.in_flight_bytes as f64,
+        ),
+        (
+            "millrace_ledger_bytes",
+            "Size of the metadata of the last commit.",
+            partition.ledger_bytes as f64,
+        ),
+        (
             "millrace_conservation_gap_records",
             "Events that nobody accounts for; anything but 0 is a defect.",
             partition.conservation_gap() as f64,
@@ -221,6 +244,13 @@ fn gauges(partition: &PartitionState, labels: &Labels<'_>, now_ms: i64, scrape: 
 }
 
 fn process(state: &State, scrape: &mut Scrape<'_>) {
+    if let Some(replicas) = state.desired_replicas {
+        let help = "Replicas that the backlog of these partitions wants.";
+        scrape.gauge("millrace_desired_replicas", help, &[], f64::from(replicas));
+    }
+    let stalled = u32::try_from(state.stalled).unwrap_or(u32::MAX);
+    let help = "Partitions with work whose watermark does not move.";
+    scrape.gauge("millrace_stalled_partitions", help, &[], f64::from(stalled));
     let limit = f64::from(state.concurrency_limit);
     scrape.gauge(
         "millrace_app_concurrency_limit",
@@ -248,6 +278,31 @@ fn process(state: &State, scrape: &mut Scrape<'_>) {
             "Commits by how they ended.",
             &[("result", result)],
             total,
+        );
+    }
+    for (kind, total) in ["assign", "revoke", "lost"]
+        .into_iter()
+        .zip(state.rebalances)
+    {
+        scrape.counter(
+            "millrace_rebalances_total",
+            "Rebalances that gave or took partitions.",
+            &[("kind", kind)],
+            total,
+        );
+    }
+    scrape.counter(
+        "millrace_app_crashes_total",
+        "Deaths of the app with requests in flight.",
+        &[],
+        state.app_crashes,
+    );
+    for ((reason, stage), total) in &state.dead_letters {
+        scrape.counter(
+            "millrace_dead_letters_total",
+            "Events stored in the dead-letter topic.",
+            &[("reason", reason), ("stage", stage)],
+            *total,
         );
     }
     scrape.counter(

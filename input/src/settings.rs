@@ -11,6 +11,7 @@ use millrace_core::contract::block::{
 use millrace_core::intake::Settings;
 use millrace_core::intake::settings::{Names, OnDataLoss};
 use millrace_core::lanes::Ordering;
+use millrace_core::limits;
 use millrace_core::rules::Rules;
 use millrace_core::token::ReleaseId;
 use millrace_core::window::Concurrency;
@@ -78,6 +79,7 @@ pub(crate) fn intake(
             InputSource::EventHubs(hub) => data_loss(hub.on_data_loss),
         },
         truncate_dead_letters: block.dead_letter.oversized == OversizedDeadLetter::Truncate,
+        stall_after: limits::STALL_AFTER,
         rules: Rules::ALL,
     }
 }

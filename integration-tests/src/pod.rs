@@ -98,6 +98,15 @@ impl Pod {
             .collect()
     }
 
+    /// Whether the input shows this metric at all; `None` while it does not answer.
+    pub fn shows(&self, name: &str) -> Option<bool> {
+        let (_, page) = self.ask_input("/metrics")?;
+        Some(
+            page.lines()
+                .any(|line| line.split(['{', ' ']).next() == Some(name)),
+        )
+    }
+
     /// A counter or gauge of the input, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let page = self

@@ -1,7 +1,7 @@
 //! The stories that depend on the broker, on the real Kafka that `MILLRACE_TEST_KAFKA` names.
 
 use millrace_integration_tests::broker::BrokerKind;
-use millrace_integration_tests::{App, World, tales};
+use millrace_integration_tests::{App, Event, World, tales};
 use serde_json::json;
 
 /// A world on the real Kafka; `None`, with the reason printed, if there is none.
@@ -80,6 +80,55 @@ fn d_p1_a_block_works_over_tls_with_user_and_password() {
         return;
     };
     tales::each_event_once(world);
+}
+
+#[test]
+fn c3_a_wrong_password_that_is_corrected_in_its_file_heals_without_a_restart() {
+    let Some((world, folder)) = secure_world("not-the-password") else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    world.output().says_all(&["refuse us"]);
+    std::fs::write(folder.path().join("password"), "millrace-test").expect("the right one");
+    world.send_numbers(200, 20);
+    world.assert_each_event_answered_once();
+    world
+        .output()
+        .says_all(&["the password of the connection has changed"]);
+    // A wrong one disturbs nobody who is let in already.
+    std::fs::write(folder.path().join("password"), "wrong-again").expect("a wrong one");
+    world.send((200..400).map(|n| Event::of(format!("key-{}", n % 20), n.to_string())));
+    world.has_results(400);
+    std::fs::write(folder.path().join("password"), "millrace-test").expect("the right one");
+    world.assert_each_event_answered_once();
+    for log in [world.input().log(), world.output().log()] {
+        assert!(!log.contains("millrace-test"), "{log}");
+    }
+}
+
+#[test]
+fn c3_new_certificates_are_taken_without_a_restart() {
+    let Some((world, folder)) = secure_world("millrace-test") else {
+        return;
+    };
+    let trusted = std::env::var("MILLRACE_TEST_KAFKA_CA").expect("it comes with the others");
+    let ca = folder.path().join("ca.pem");
+    std::fs::copy(&trusted, &ca).expect("a copy");
+    let mut world = world
+        .set("connections.main.kafka.tls.ca", ca.display().to_string())
+        .app(App::doubler())
+        .start();
+    world.send_numbers(100, 20);
+    world.settles();
+    let text = std::fs::read_to_string(&trusted).expect("certificates");
+    std::fs::write(&ca, format!("{text}{text}")).expect("more certificates");
+    world
+        .input()
+        .says_all(&["leaving the group to join it anew"]);
+    world.output().says_all(&["the producer was made anew"]);
+    world.send((100..300).map(|n| Event::of(format!("key-{}", n % 20), n.to_string())));
+    let verdict = world.assert_nothing_lost();
+    assert_eq!((verdict.answered, verdict.dead_lettered), (300, 0));
 }
 
 #[test]

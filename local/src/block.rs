@@ -537,6 +537,7 @@ impl Proxies<'_> {
         let environment = millrace_output::Environment {
             release: self.release.as_str().to_owned(),
             variables: self.environment.clone(),
+            logs: None,
         };
         let (bound, listening) = oneshot::channel();
         let (block, until) = (Arc::clone(self.block), shutdown.clone());

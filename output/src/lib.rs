@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use millrace_connectors::kafka::{self, Admin, KafkaSink};
 use millrace_core::contract::block::Block;
@@ -14,14 +15,15 @@ use millrace_core::store::{Settings, Store};
 use millrace_service::admin::{self, Access, Health, Readiness};
 use millrace_service::config;
 use millrace_service::shutdown::{DRAIN_DEADLINE, Ended, Shutdown};
-use millrace_service::telemetry::{Metrics, chain};
-use tokio::sync::{mpsc, oneshot};
+use millrace_service::telemetry::{Logs, Metrics, chain};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
 mod connection;
 mod metrics;
 mod preflight;
 mod publisher;
+mod secrets;
 mod server;
 
 pub use connection::Error as ConnectionError;
@@ -37,6 +39,8 @@ pub struct Environment {
     pub release: String,
     /// Variables that secrets may name.
     pub variables: config::Environment,
+    /// The logs, if they can be changed while it runs.
+    pub logs: Option<Logs>,
 }
 
 /// Where the output listens; ports that were 0 are known now.
@@ -115,6 +119,7 @@ pub async fn run(
         health: health.clone(),
         metrics,
         shutdown: shutdown.clone(),
+        logs: environment.logs.clone(),
         v1: axum::Router::new(),
     };
     let (end, ended) = oneshot::channel::<()>();
@@ -128,6 +133,13 @@ pub async fn run(
 
     let (arrivals, arriving) = mpsc::channel(ARRIVALS_QUEUED_MAX);
     let accepting = tokio::spawn(server::serve(listener, arrivals));
+    let remake = Arc::new(Notify::new());
+    let following = tokio::spawn(secrets::follow(
+        broker.settings.clone(),
+        secrets::of(block),
+        environment.variables.clone(),
+        Arc::clone(&remake),
+    ));
     let work = async {
         let limits = tokio::select! {
             limits = preflight::wait(&asking, block, &broker, &health) => limits,
@@ -151,8 +163,8 @@ pub async fn run(
         });
         store.connected(limits);
         let make = || KafkaSink::new(&broker.settings, &producer);
-        let publisher =
-            publisher::Publisher::new(store, make, health.clone(), snapshot).map_err(client)?;
+        let publisher = publisher::Publisher::new(store, make, health.clone(), snapshot, remake)
+            .map_err(client)?;
         health.set(Readiness::Ready);
         publisher.run(arriving, &shutdown).await;
         Ok(())
@@ -169,6 +181,7 @@ pub async fn run(
     };
     shutdown.drained();
     accepting.abort();
+    following.abort();
     drop(end);
     if let Ok(Err(error)) = serving.await {
         warn!(error = %chain(&error), "the admin port broke");

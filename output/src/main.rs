@@ -45,9 +45,13 @@ async fn run(
     options: Options,
     variables: config::Environment,
 ) -> anyhow::Result<()> {
-    telemetry::start_logs(&block.telemetry)?;
+    let logs = Some(telemetry::start_logs(&block.telemetry)?);
     let release = options.release;
-    let environment = Environment { release, variables };
+    let environment = Environment {
+        release,
+        variables,
+        logs,
+    };
     let shutdown = Shutdown::new();
     shutdown.on_signals()?;
     let (bound, _) = oneshot::channel();

@@ -3,6 +3,7 @@
 //! [`Store`] decides; this loop carries out. A turn feeds what has come, then gives the producer
 //! every record that may enter, then tells the input what happened.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_connectors::{AppendClass, Delivery, Record, Sink};
@@ -11,7 +12,7 @@ use millrace_core::store::{self, Effect, Ended, Failed, Store};
 use millrace_service::admin::{Health, Readiness};
 use millrace_service::shutdown::Shutdown;
 use millrace_service::time::clock;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
@@ -35,6 +36,10 @@ pub(crate) struct Publisher<S, M> {
     link: Option<Link>,
     health: Health,
     snapshot: Snapshot,
+    /// Told when the producer has to be made anew, because only a new one reads changed files.
+    outdated: Arc<Notify>,
+    /// Nothing enters the producer until it holds nothing and is made anew.
+    renewing: bool,
     effects: Vec<Effect>,
     deliveries: Vec<(u64, Delivery)>,
     /// The last failure, while nothing has been stored since.
@@ -49,6 +54,7 @@ enum Woken {
     Due,
     Link(Progress),
     Heartbeat,
+    Outdated,
 }
 
 impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
@@ -57,6 +63,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
         make: M,
         health: Health,
         snapshot: Snapshot,
+        outdated: Arc<Notify>,
     ) -> Result<Self, E> {
         Ok(Self {
             store,
@@ -65,6 +72,8 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
             link: None,
             health,
             snapshot,
+            outdated,
+            renewing: false,
             effects: Vec::new(),
             deliveries: Vec::new(),
             trouble: None,
@@ -83,6 +92,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 biased;
                 () = shutdown.requested(), if !draining => Woken::Drain,
                 _ = heartbeat.tick() => Woken::Heartbeat,
+                () = self.outdated.notified() => Woken::Outdated,
                 () = self.sink.deliveries(&mut self.deliveries), if open => Woken::Delivered,
                 progress = next_progress(&mut self.link) => Woken::Link(progress),
                 arrival = arrivals.recv() => Woken::Arrival(arrival),
@@ -99,6 +109,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 Woken::Link(Progress::Received) => self.received(),
                 Woken::Link(Progress::Sent) | Woken::Due => {}
                 Woken::Link(Progress::Closed) => self.close_link("the input proxy is gone"),
+                Woken::Outdated => self.renewing = true,
                 Woken::Heartbeat => {
                     self.health.progressed();
                     self.snapshot.renew(self.store.counters());
@@ -113,7 +124,14 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
     /// Settle, produce, settle.
     async fn turn(&mut self) {
         self.settle().await;
-        self.produce();
+        if self.renewing && self.store.open_records() == 0 {
+            self.sink = self.remake().await;
+            self.renewing = false;
+            info!("the producer was made anew");
+        }
+        if !self.renewing {
+            self.produce();
+        }
         self.settle().await;
         if self.link.as_ref().is_some_and(Link::is_over) {
             self.close_link("the session ended");
@@ -275,12 +293,16 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
     async fn rebuild(&mut self) {
         warn!("the producer failed for good and is made anew");
         self.sink.purge();
+        self.sink = self.remake().await;
+        self.deliveries.clear();
+        self.store.rebuilt();
+    }
+
+    /// Makes a producer, however long that takes.
+    async fn remake(&self) -> S {
         loop {
             match (self.make)() {
-                Ok(sink) => {
-                    self.sink = sink;
-                    break;
-                }
+                Ok(sink) => return sink,
                 Err(error) => {
                     warn!(%error, "no producer can be made");
                     self.health.progressed();
@@ -288,8 +310,6 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 }
             }
         }
-        self.deliveries.clear();
-        self.store.rebuilt();
     }
 }
 

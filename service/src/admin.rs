@@ -5,14 +5,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use millrace_core::contract::block::Secret;
+use millrace_core::contract::block::{Secret, parse_duration};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -20,7 +21,7 @@ use tokio::net::TcpListener;
 use crate::config::Environment;
 use crate::secret::{self, SecretText};
 use crate::shutdown::{DRAIN_DEADLINE, Shutdown};
-use crate::telemetry::{Metrics, chain};
+use crate::telemetry::{Logs, Metrics, chain};
 
 pub mod health;
 
@@ -28,6 +29,9 @@ pub use self::health::{Health, Readiness};
 
 /// The header that carries the drain token (D-S3).
 pub const DRAIN_TOKEN_HEADER: &str = "Millrace-Drain-Token";
+
+/// Longest time that a log level can be changed for.
+const LOG_LEVEL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Who may ask what.
 #[derive(Clone, Debug)]
@@ -53,6 +57,8 @@ pub struct Admin {
     pub metrics: Metrics,
     /// What `/drain` asks for, and what ends the server.
     pub shutdown: Shutdown,
+    /// What `POST /v1/log-level` changes; `None` if the logs belong to somebody else.
+    pub logs: Option<Logs>,
     /// Routes under `/v1`, without that prefix: `/partitions`, `/pause`, …
     pub v1: Router,
 }
@@ -117,9 +123,15 @@ fn routes(admin: Admin) -> Router {
         metrics: admin.metrics,
         shutdown: admin.shutdown,
     });
-    let v1 = admin.v1.fallback(|| async { StatusCode::NOT_FOUND }).layer(
-        middleware::from_fn_with_state(Arc::clone(&shared), operators_only),
-    );
+    let level = post(log_level).with_state(admin.logs);
+    let v1 = admin
+        .v1
+        .route("/log-level", level)
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&shared),
+            operators_only,
+        ));
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -197,6 +209,40 @@ async fn drain(
 
 fn refused(code: StatusCode, message: &str) -> Response {
     (code, Json(json!({"error": {"message": message}}))).into_response()
+}
+
+#[derive(Deserialize)]
+struct LogLevel {
+    level: String,
+    #[serde(rename = "for")]
+    lasts: Option<String>,
+}
+
+/// `{"level": "debug", "for": "10m"}`; without a time it lasts until the next change.
+async fn log_level(State(logs): State<Option<Logs>>, Json(wish): Json<LogLevel>) -> Response {
+    let Some(logs) = logs else {
+        return refused(
+            StatusCode::CONFLICT,
+            "this process shows its logs elsewhere; start it with --processes to change their level",
+        );
+    };
+    let lasts = match wish.lasts.as_deref().map(parse_duration) {
+        None => None,
+        Some(Some(lasts)) if lasts <= LOG_LEVEL_MAX => Some(lasts),
+        Some(_) => {
+            return refused(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "for: a time such as 10m, at most 24h",
+            );
+        }
+    };
+    match logs.set_level(&wish.level, lasts) {
+        Ok(()) => {
+            tracing::info!(level = %wish.level, lasts = wish.lasts, "the log level was changed");
+            Json(json!({"accepted": true})).into_response()
+        }
+        Err(error) => refused(StatusCode::UNPROCESSABLE_ENTITY, &chain(&error).to_string()),
+    }
 }
 
 /// D-P6: a bearer token, which may be missing only on loopback.

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use millrace_core::contract::block::{LogFormat, Telemetry};
 use tracing_subscriber::filter::EnvFilter;
@@ -64,15 +66,33 @@ pub enum Error {
         #[source]
         source: Box<tracing_subscriber::filter::ParseError>,
     },
+    /// The logs have ended.
+    #[error("the logs have ended")]
+    Gone,
     /// Somebody else has started logs.
     #[error("logs were started twice in this process")]
     Twice,
 }
 
-/// The running logs; changes their level.
+/// The running logs; changes their level. All clones are one.
 #[derive(Clone, Debug)]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Registry>,
+    /// The level of the document.
+    usual: Arc<str>,
+    /// Counts changes: only the last one may end itself.
+    changes: Arc<Mutex<u64>>,
+}
+
+/// A filter that can be changed later.
+fn changeable(level: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Logs), Error> {
+    let (layer, handle) = reload::Layer::new(filter(level)?);
+    let logs = Logs {
+        filter: handle,
+        usual: level.into(),
+        changes: Arc::default(),
+    };
+    Ok((layer, logs))
 }
 
 /// Starts logs on stderr; once per process.
@@ -80,7 +100,7 @@ pub struct Logs {
 /// # Errors
 /// If the level is none, or logs run already.
 pub fn start_logs(telemetry: &Telemetry) -> Result<Logs, Error> {
-    let (filter, handle) = reload::Layer::new(self::filter(&telemetry.log_level)?);
+    let (filter, logs) = changeable(&telemetry.log_level)?;
     let lines = match telemetry.log_format {
         LogFormat::Text => tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
@@ -97,17 +117,37 @@ pub fn start_logs(telemetry: &Telemetry) -> Result<Logs, Error> {
         .with(lines)
         .try_init()
         .map_err(|_| Error::Twice)?;
-    Ok(Logs { filter: handle })
+    Ok(logs)
 }
 
 impl Logs {
-    /// Changes the level until the process ends (`POST /v1/log-level`).
+    /// Changes the level (`POST /v1/log-level`): for a time, after which that of the document
+    /// comes back, or until the next change.
     ///
     /// # Errors
     /// If it is none.
-    pub fn set_level(&self, level: &str) -> Result<(), Error> {
+    pub fn set_level(&self, level: &str, lasts: Option<Duration>) -> Result<(), Error> {
         let filter = filter(level)?;
-        self.filter.reload(filter).map_err(|_| Error::Twice)
+        let mut changes = self.changes.lock().expect("no holder panics");
+        self.filter.reload(filter).map_err(|_| Error::Gone)?;
+        *changes += 1;
+        if let Some(lasts) = lasts {
+            tokio::spawn(self.clone().return_to_usual(lasts, *changes));
+        }
+        Ok(())
+    }
+
+    async fn return_to_usual(self, after: Duration, change: u64) {
+        tokio::time::sleep(after).await;
+        let changes = self.changes.lock().expect("no holder panics");
+        if *changes != change {
+            return;
+        }
+        let usual = filter(&self.usual).expect("it was a level when the logs started");
+        // Without logs there is nothing to change back.
+        drop(self.filter.reload(usual));
+        drop(changes);
+        tracing::info!(level = %self.usual, "the log level of the document is back");
     }
 }
 
@@ -140,6 +180,29 @@ mod tests {
             chain(&error).to_string(),
             "failed to store: the broker did not answer: connection reset"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn d_h3_a_log_level_ends_after_its_time_unless_it_was_changed_again() {
+        let (layer, logs) = changeable("info").unwrap();
+        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        let debug = || tracing::enabled!(tracing::Level::DEBUG);
+        let after = |s| tokio::time::sleep(Duration::from_secs(s));
+        assert!(!debug());
+        logs.set_level("debug", Some(Duration::from_secs(600)))
+            .unwrap();
+        after(590).await;
+        assert!(debug());
+        after(20).await;
+        assert!(!debug(), "the time is over");
+        logs.set_level("debug", Some(Duration::from_secs(600)))
+            .unwrap();
+        logs.set_level("trace", None).unwrap();
+        after(10_000).await;
+        assert!(debug(), "the second change has no end");
+        let error = logs.set_level("millrace_input=loud", None).unwrap_err();
+        assert!(error.to_string().contains("loud"), "{error}");
+        assert!(debug(), "a wrong level changes nothing");
     }
 
     #[test]

@@ -295,6 +295,7 @@ impl Laws {
             Input::TokensRead { read: Err(_), .. }
             | Input::OutOfRange { .. }
             | Input::AppProbed { .. }
+            | Input::LogEnds(_)
             | Input::Operator(_)
             | Input::Drain { .. }
             | Input::Tick => {}

@@ -19,6 +19,8 @@ use crate::random::Random;
 pub const SESSION: Duration = Duration::from_secs(20);
 /// `delivery.lease`.
 pub const LEASE: Duration = Duration::from_secs(8);
+/// How long a watermark may stand still with work (D-H2).
+pub const STALL_AFTER: Duration = Duration::from_secs(300);
 /// `delivery.messageTimeout`.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(7);
 /// `app.maxRequestBytes`; an event of kind `Nature::Oversized` is larger.
@@ -242,6 +244,7 @@ impl Scenario {
             ttl: self.ttl,
             on_data_loss: OnDataLoss::Stop,
             truncate_dead_letters: true,
+            stall_after: STALL_AFTER,
             rules,
         }
     }

@@ -9,6 +9,7 @@ use millrace_local::block::{Error, Laptop, Options};
 use millrace_local::process::Line;
 use millrace_service::config;
 use millrace_service::http::{Client, Request, Settings};
+use millrace_service::secret::{LOOK_EVERY, Watch};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -85,11 +86,13 @@ pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending>
     };
     welcome(&console, &laptop, &arguments.block);
     let status = tokio::spawn(keep_status(console.clone(), laptop.addresses().input_admin));
+    let changes = tokio::spawn(tell_of_changes(console.clone(), arguments.block.clone()));
     let broken = tokio::select! {
         asked = asked_to_stop() => { asked?; None }
         broken = laptop.broken() => Some(broken),
     };
     status.abort();
+    changes.abort();
     console.status("");
     if let Some(broken) = &broken {
         console.line("dev", broken);
@@ -116,6 +119,16 @@ pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending>
     } else {
         Ending::Failed
     })
+}
+
+/// C-3: only secret files are taken while a block runs.
+async fn tell_of_changes(console: Console, document: PathBuf) {
+    let mut watch = Watch::start(vec![document.clone()], LOOK_EVERY);
+    loop {
+        watch.changed().await;
+        let name = document.display();
+        console.line("dev", &format!("{name} has changed; restart to apply"));
+    }
 }
 
 /// What to type next.

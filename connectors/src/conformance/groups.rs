@@ -353,8 +353,12 @@ pub(super) async fn deaf_driver(bench: Bench) {
     assert_eq!(peer.positions(&partition), (0..5_000).collect::<Vec<_>>());
     assert_eq!(peer.lost, 0);
     peer.commit_surely(&partition, 5_000, "still here").await;
-    let ends = peer.source.log_ends().get();
-    assert_eq!(ends.get(&partition), Some(&Position::new(5_000)), "for lag");
+    let ends = peer.source.log_ends();
+    peer.until("the end is known, for lag", |_| {
+        ends.get()
+            .is_some_and(|ends| ends.get(&partition) == Some(&Position::new(5_000)))
+    })
+    .await;
 }
 
 pub(super) async fn close(bench: Bench) {

@@ -18,8 +18,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::rebalance::QuietContext;
+use super::secrets::Renewing;
 use super::settings::{self, Error, Role, Settings};
 use super::{classify, ffi};
 use crate::StoreError;
@@ -56,10 +58,18 @@ pub struct Member {
 /// Asks a cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    inner: Arc<Inner>,
+    kept: Arc<Kept>,
+}
+
+/// The clients, made anew when their secrets want that.
+struct Kept {
+    settings: Settings,
+    inner: Mutex<Arc<Inner>>,
 }
 
 struct Inner {
+    made_at: u64,
+    renewing: [Renewing; 2],
     client: AdminClient<QuietContext>,
     /// A consumer's metadata requests never create topics.
     reader: BaseConsumer<AskingContext>,
@@ -98,15 +108,28 @@ impl fmt::Debug for Admin {
 impl Admin {
     /// Makes the clients; fails only if the settings are unusable.
     pub fn connect(settings: &Settings) -> Result<Self, Error> {
-        let client = settings::client_config(settings, Role::Admin)?
-            .create_with_context(QuietContext)
-            .map_err(|error| Error::Client(error.to_string()))?;
-        let reader = settings::client_config(settings, Role::Outsider(None))?
-            .create_with_context(AskingContext::default())
-            .map_err(|error| Error::Client(error.to_string()))?;
+        let inner = Mutex::new(Arc::new(Inner::connect(settings)?));
+        let settings = settings.clone();
         Ok(Self {
-            inner: Arc::new(Inner { client, reader }),
+            kept: Arc::new(Kept { settings, inner }),
         })
+    }
+
+    /// The clients as they have to be now.
+    fn inner(&self) -> Arc<Inner> {
+        let settings = &self.kept.settings;
+        let mut inner = self.kept.inner.lock().expect("no holder panics");
+        if inner.made_at != settings.remakes() {
+            match Inner::connect(settings) {
+                Ok(new) => *inner = Arc::new(new),
+                Err(error) => {
+                    warn!(%error, "the client cannot be made anew, going on with the old one")
+                }
+            }
+        }
+        inner.renewing[0].apply(inner.client.inner());
+        inner.renewing[1].apply(inner.reader.client());
+        Arc::clone(&inner)
     }
 
     /// The cluster's id.
@@ -127,7 +150,7 @@ impl Admin {
             .map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(-1)))
             .collect();
         let created = self
-            .inner
+            .inner()
             .client
             .create_topics(&new, &options())
             .await
@@ -148,7 +171,7 @@ impl Admin {
     /// Deletes a topic with everything in it.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
         let deleted = self
-            .inner
+            .inner()
             .client
             .delete_topics(&[topic], &options())
             .await
@@ -199,7 +222,8 @@ impl Admin {
         &self,
         topics: &[&str],
     ) -> Result<HashMap<String, u32>, StoreError> {
-        let mut ids = self.inner.topic_ids(topics)?;
+        let inner = self.inner();
+        let mut ids = inner.topic_ids(topics)?;
         let rest: Vec<&str> = topics
             .iter()
             .copied()
@@ -211,7 +235,7 @@ impl Admin {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        let cluster = self.inner.cluster_id()?;
+        let cluster = inner.cluster_id()?;
         Ok(ids
             .into_iter()
             .map(|(topic, id)| (topic, identity(&cluster, &id)))
@@ -229,7 +253,7 @@ impl Admin {
             // One request per topic: a refusal of one must not hide the others.
             let specifier = [ResourceSpecifier::Topic(topic)];
             let described = self
-                .inner
+                .inner()
                 .client
                 .describe_configs(&specifier, &options())
                 .await
@@ -258,7 +282,7 @@ impl Admin {
         &self,
         question: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.inner);
+        let inner = self.inner();
         tokio::task::spawn_blocking(move || question(&inner))
             .await
             .map_err(|error| StoreError::Unavailable(error.to_string()))?
@@ -266,6 +290,23 @@ impl Admin {
 }
 
 impl Inner {
+    fn connect(settings: &Settings) -> Result<Self, Error> {
+        let made_at = settings.remakes();
+        let renewing = [Renewing::of(settings), Renewing::of(settings)];
+        let client = settings::client_config(settings, Role::Admin)?
+            .create_with_context(QuietContext)
+            .map_err(|error| Error::Client(error.to_string()))?;
+        let reader = settings::client_config(settings, Role::Outsider(None))?
+            .create_with_context(AskingContext::default())
+            .map_err(|error| Error::Client(error.to_string()))?;
+        Ok(Self {
+            made_at,
+            renewing,
+            client,
+            reader,
+        })
+    }
+
     fn cluster_id(&self) -> Result<String, StoreError> {
         if let Some(id) = self.client.inner().fetch_cluster_id(ANSWER_MAX) {
             return Ok(id);

@@ -4,10 +4,9 @@
 //! waits for a broker.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use millrace_core::intake::io::Commit;
@@ -15,8 +14,8 @@ use millrace_core::limits::SOURCE_COMMANDS_QUEUED_MAX;
 use millrace_core::position::{Partition, Position};
 use tokio::sync::oneshot;
 
+use super::ends::{Ends, LogEnds};
 use super::poll_thread::{self, Command};
-use super::rebalance::Ends;
 use super::session::Surroundings;
 use super::settings::{Error, GroupSettings, Settings};
 use super::token_reader::TokenReader;
@@ -40,14 +39,15 @@ impl KafkaSource {
         let mailbox = Arc::new(Mailbox::default());
         let turns = Arc::new(AtomicU64::new(0));
         let ends = Ends::default();
-        let tokens = TokenReader::start(settings.clone(), &group, Arc::clone(&mailbox));
+        let tokens =
+            TokenReader::start(settings.clone(), &group, Arc::clone(&mailbox), ends.clone());
         let (commands, receiver) = sync_channel(SOURCE_COMMANDS_QUEUED_MAX);
         let around = Surroundings {
             commands: receiver,
             mailbox: Arc::clone(&mailbox),
             tokens: tokens.clone(),
             turns: Arc::clone(&turns),
-            ends: Arc::clone(&ends),
+            ends: ends.clone(),
             silence_max: silence_max(&settings),
             unreachable: Cell::new(false),
         };
@@ -67,11 +67,10 @@ impl KafkaSource {
         Arc::clone(&self.turns)
     }
 
-    /// Ends of the logs that are read (last stable offsets), at most a second old; for lag. A
-    /// partition that is not being fetched is left out.
+    /// Ends of the logs of the partitions that are ours; for lag.
     pub fn log_ends(&self) -> LogEnds {
         LogEnds {
-            ends: Arc::clone(&self.ends),
+            ends: self.ends.clone(),
         }
     }
 
@@ -80,22 +79,6 @@ impl KafkaSource {
         if self.commands.send(command).is_ok() {
             self.mailbox.bell.ring();
         }
-    }
-}
-
-/// Ends of the logs that a source reads. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct LogEnds {
-    ends: Ends,
-}
-
-impl LogEnds {
-    /// As they are now.
-    pub fn get(&self) -> HashMap<Partition, Position> {
-        self.ends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use millrace_core::contract::block::{self, Connection};
 
+use super::secrets::{Password, Remakes};
 use super::settings::{Mechanism, Sasl, Settings, Tls};
 
 /// A connection of the document cannot be used by this version, or not from here.
@@ -44,12 +45,14 @@ impl Settings {
             Connection::Embedded(_) => return Err(DocumentError::Embedded),
             Connection::EventHubs(_) => return Err(DocumentError::EventHubs),
         };
-        let mut sasl = None;
+        let (mut sasl, mut oauth_secret) = (None, None);
         let mut properties: Vec<(String, String)> = kafka.properties.clone().into_iter().collect();
         match &kafka.sasl {
             None => {}
             Some(block) if block.mechanism == block::Mechanism::OAuthBearer => {
-                properties.extend(tokens(block, password)?);
+                let (token, secret) = tokens(block, password)?;
+                properties.extend(token);
+                oauth_secret = Some(secret);
             }
             Some(block) => sasl = Some(credentials(block, password)?),
         }
@@ -65,6 +68,8 @@ impl Settings {
                 },
             },
             sasl,
+            oauth_secret,
+            remakes: Remakes::default(),
             properties,
         })
     }
@@ -74,7 +79,7 @@ impl Settings {
 fn tokens<E>(
     sasl: &block::Sasl,
     secret: impl FnOnce(&block::Secret) -> Result<String, E>,
-) -> Result<Vec<(String, String)>, DocumentError>
+) -> Result<(Vec<(String, String)>, Password), DocumentError>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -92,17 +97,16 @@ where
             oauth.token_url.clone(),
         ),
         ("sasl.oauthbearer.client.id", oauth.client_id.clone()),
-        ("sasl.oauthbearer.client.secret", secret),
         // The vendored OpenSSL knows no default place of roots (B-K2).
         ("https.ca.location", "probe".to_owned()),
     ];
     if let Some(scope) = &oauth.scope {
         properties.push(("sasl.oauthbearer.scope", scope.clone()));
     }
-    Ok(properties
+    let properties = properties
         .into_iter()
-        .map(|(property, value)| (property.to_owned(), value))
-        .collect())
+        .map(|(property, value)| (property.to_owned(), value));
+    Ok((properties.collect(), secret.into()))
 }
 
 fn credentials<E>(
@@ -124,7 +128,9 @@ where
     Ok(Sasl {
         mechanism,
         username: username.clone(),
-        password: password(secret).map_err(|error| DocumentError::Password(Box::new(error)))?,
+        password: password(secret)
+            .map_err(|error| DocumentError::Password(Box::new(error)))?
+            .into(),
     })
 }
 
@@ -168,8 +174,8 @@ mod tests {
         let sasl = settings.sasl.unwrap();
         assert_eq!(sasl.mechanism, Mechanism::ScramSha256);
         assert_eq!(
-            (sasl.username.as_str(), sasl.password.as_str()),
-            ("u", "geheim")
+            (sasl.username.as_str(), sasl.password),
+            ("u", "geheim".into())
         );
         let property = ("fetch.wait.max.ms".to_owned(), "17".to_owned());
         assert_eq!(settings.properties, [property]);

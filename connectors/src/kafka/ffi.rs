@@ -166,6 +166,32 @@ pub(super) fn commit<C: ClientContext>(
     }
 }
 
+/// Gives a running client another user and password, which it uses at its next authentication.
+pub(super) fn set_credentials<C: ClientContext>(
+    client: &Client<C>,
+    username: &str,
+    password: &str,
+) -> Result<(), String> {
+    let text = |text: &str| CString::new(text).map_err(|_| "it holds a zero byte".to_owned());
+    let (username, password) = (text(username)?, text(password)?);
+    // SAFETY: the client is alive while borrowed, and librdkafka copies both texts. The error, if
+    // there is one, is ours until destroyed; its text is copied before.
+    unsafe {
+        let error = sys::rd_kafka_sasl_set_credentials(
+            client.native_ptr(),
+            username.as_ptr(),
+            password.as_ptr(),
+        );
+        if error.is_null() {
+            return Ok(());
+        }
+        let message = CStr::from_ptr(sys::rd_kafka_error_string(error));
+        let message = message.to_string_lossy().into_owned();
+        sys::rd_kafka_error_destroy(error);
+        Err(message)
+    }
+}
+
 /// A record as librdkafka takes it.
 pub(super) struct Produce<'a> {
     pub(super) topic: &'a CStr,

@@ -90,6 +90,11 @@ impl<C: ConsumerContext + 'static> Reading<C> {
         advance(&mut self.next, position)
     }
 
+    /// The position behind the last record that was handed over.
+    pub(super) fn next(&self) -> Position {
+        self.next
+    }
+
     /// Whether something may wait in the queue.
     pub(super) fn ready(&self) -> bool {
         !self.broken && self.ready.load(Ordering::Acquire)

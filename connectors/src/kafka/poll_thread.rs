@@ -105,9 +105,10 @@ fn join(
     group: &GroupSettings,
     around: &Surroundings,
 ) -> Result<SharedClient, Error> {
+    let context = MemberContext::new(settings);
     let config = settings::client_config(settings, Role::Member(group))?;
     let mut client: Client = config
-        .create_with_context(MemberContext::new(Arc::clone(&around.ends)))
+        .create_with_context(context)
         .map_err(|error| Error::Client(error.to_string()))?;
     let bell = Arc::clone(&around.mailbox);
     client.set_nonempty_callback(move || bell.bell.ring());

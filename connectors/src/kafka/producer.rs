@@ -16,6 +16,7 @@ use rdkafka::producer::{Producer, ProducerContext, PurgeConfig, ThreadedProducer
 use tokio::sync::Notify;
 
 use super::rebalance::QuietContext;
+use super::secrets::Renewing;
 use super::settings::{self, Error, ProducerSettings, Role, Settings};
 use super::{classify, ffi};
 use crate::{AppendClass, Delivery, Record, Sink};
@@ -71,6 +72,7 @@ impl Ends {
 
 struct SinkContext {
     ends: Arc<Ends>,
+    renewing: Renewing,
 }
 
 impl ClientContext for SinkContext {
@@ -134,6 +136,7 @@ impl KafkaSink {
         let ends = Arc::new(Ends::default());
         let context = SinkContext {
             ends: Arc::clone(&ends),
+            renewing: Renewing::of(settings),
         };
         let producer = settings::client_config(settings, Role::Producer(producer))?
             .create_with_context(context)
@@ -206,6 +209,7 @@ impl Sink for KafkaSink {
             None => Err(RDKafkaErrorCode::InvalidTopic),
             Some(name) => {
                 let producer = self.producer.as_ref().expect("it is taken only by drop");
+                producer.context().renewing.apply(producer.client());
                 ffi::produce(
                     producer.client(),
                     &ffi::Produce {
@@ -234,6 +238,9 @@ impl Sink for KafkaSink {
     }
 
     async fn deliveries(&mut self, into: &mut Vec<(u64, Delivery)>) {
+        if let Some(producer) = &self.producer {
+            producer.context().renewing.apply(producer.client());
+        }
         loop {
             let reported = self.ends.reported.notified();
             {

@@ -24,6 +24,8 @@ use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tracing::{debug, error, info, warn};
 
 use super::ffi;
+use super::secrets::Renewing;
+use super::settings::Settings;
 
 /// A consumer that is, or wants to be, a member of a group.
 pub(super) type Client = BaseConsumer<MemberContext>;
@@ -62,6 +64,9 @@ pub(super) struct Group {
     pub(super) restarting: bool,
     /// Statistics in a row that show no connected broker; `None`: not known yet.
     pub(super) alone: Option<u32>,
+    /// Partitions of which everything below this position was fetched and taken, as of the last
+    /// statistics; `None`: nothing new.
+    pub(super) drained: Option<HashMap<Partition, Position>>,
     /// The last error of the client as a whole, for people.
     pub(super) last_error: String,
     /// In order.
@@ -76,22 +81,19 @@ pub(super) struct Revoking {
 }
 
 /// Context of a member's client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct MemberContext {
     group: Mutex<Group>,
     served: AtomicU64,
-    ends: Ends,
+    /// Its renewed password.
+    pub(super) renewing: Renewing,
 }
 
-/// Ends of the logs that are read, as of the last statistics.
-pub(super) type Ends = Arc<Mutex<HashMap<Partition, Position>>>;
-
 impl MemberContext {
-    pub(super) fn new(ends: Ends) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            group: Mutex::default(),
-            served: AtomicU64::new(0),
-            ends,
+            renewing: Renewing::of(settings),
+            ..Self::default()
         }
     }
 
@@ -223,19 +225,20 @@ impl ClientContext for MemberContext {
                 alone => alone.unwrap_or(0) + 1,
             });
         }
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.clear();
+        let mut drained = HashMap::new();
         for (topic, of) in statistics.topics {
             let topic: Arc<str> = topic.into();
             for (number, partition) in of.partitions {
                 // -1 is what librdkafka calls a partition that it has not met.
                 let known = number >= 0 && partition.ls_offset >= 0;
-                if known && partition.fetch_state == "active" {
+                let all = partition.next_offset >= partition.ls_offset && partition.fetchq_cnt == 0;
+                if known && all {
                     let partition_of = Partition::new(Arc::clone(&topic), number);
-                    ends.insert(partition_of, Position::new(partition.ls_offset));
+                    drained.insert(partition_of, Position::new(partition.ls_offset));
                 }
             }
         }
+        self.group().drained = Some(drained);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -25,9 +25,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::ends::{Ends, Read};
 use super::partition::{Drained, Reading};
 use super::poll_thread::Command;
-use super::rebalance::{self, Ends, MemberContext, Seen, SharedClient};
+use super::rebalance::{self, MemberContext, Seen, SharedClient};
 use super::token_reader::TokenReader;
 use super::{classify, ffi};
 use crate::Happening;
@@ -157,6 +158,7 @@ impl<'a> Session<'a> {
         }
         self.polled = now;
         let client = Arc::clone(&self.client);
+        client.context().renewing.apply(client.client());
         loop {
             let served = client.context().served();
             match client.poll(Duration::ZERO) {
@@ -179,6 +181,7 @@ impl<'a> Session<'a> {
         }
         self.tell();
         self.tell_of_brokers();
+        self.tell_how_far();
     }
 
     fn tell_of_brokers(&mut self) {
@@ -195,6 +198,18 @@ impl<'a> Session<'a> {
         self.around
             .mailbox
             .push_once(Happening::Brokers { reachable, message });
+    }
+
+    /// Where the records end that were handed over, if all were.
+    fn tell_how_far(&self) {
+        let Some(drained) = self.client.context().group().drained.take() else {
+            return;
+        };
+        let read = drained.into_iter().filter_map(|(partition, until)| {
+            let next = self.readings.get(&partition)?.next();
+            Some((partition, Read { next, until }))
+        });
+        self.around.ends.read(read.collect());
     }
 
     fn tell(&mut self) {

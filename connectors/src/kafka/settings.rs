@@ -10,6 +10,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use super::secrets::{Password, Remakes};
+
 /// A way to a Kafka cluster, and who we are there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -21,6 +23,10 @@ pub struct Settings {
     pub tls: Tls,
     /// Who we are; `None`: nobody in particular.
     pub sasl: Option<Sasl>,
+    /// The secret of the token endpoint that further properties name.
+    pub oauth_secret: Option<Password>,
+    /// How often clients had to be made anew.
+    pub remakes: Remakes,
     /// Further librdkafka properties, applied last; see [`refusal`].
     pub properties: Vec<(String, String)>,
 }
@@ -33,8 +39,23 @@ impl Settings {
             client_id: client_id.into(),
             tls: Tls::Off,
             sasl: None,
+            oauth_secret: None,
+            remakes: Remakes::default(),
             properties: Vec::new(),
         }
+    }
+}
+
+impl Tls {
+    /// The files that it is made of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Self::Files { ca, pair } = self else {
+            return Vec::new();
+        };
+        let pair = pair
+            .iter()
+            .flat_map(|(certificate, key)| [certificate, key]);
+        ca.iter().chain(pair).cloned().collect()
     }
 }
 
@@ -80,7 +101,7 @@ pub struct Sasl {
     /// The user.
     pub username: String,
     /// The password.
-    pub password: String,
+    pub password: Password,
 }
 
 impl fmt::Debug for Sasl {
@@ -388,7 +409,10 @@ fn connection(settings: &Settings, config: &mut ClientConfig) {
     if let Some(sasl) = &settings.sasl {
         config.set("sasl.mechanism", sasl.mechanism.as_str());
         config.set("sasl.username", &sasl.username);
-        config.set("sasl.password", &sasl.password);
+        config.set("sasl.password", sasl.password.text());
+    }
+    if let Some(secret) = &settings.oauth_secret {
+        config.set("sasl.oauthbearer.client.secret", secret.text());
     }
 }
 
@@ -519,7 +543,7 @@ mod tests {
         settings.sasl = Some(Sasl {
             mechanism: Mechanism::ScramSha512,
             username: "u".to_owned(),
-            password: "geheim".to_owned(),
+            password: "geheim".into(),
         });
         let config = client_config(&settings, Role::Admin).unwrap();
         assert_eq!(config.get("security.protocol"), Some("sasl_ssl"));

@@ -1,4 +1,5 @@
-//! Reads tokens for a source on a thread of its own, so that the poll thread never waits.
+//! Reads tokens and ends of logs for a source on a thread of its own, so that the poll thread
+//! never waits.
 //!
 //! What was asked while an answer was under way is read together: one request per group,
 //! however many partitions a rebalance brings.
@@ -11,16 +12,18 @@ use std::time::Duration;
 use millrace_core::intake::io::{Committed, TokensRead};
 use millrace_core::limits::SOURCE_COMMANDS_QUEUED_MAX;
 use millrace_core::position::{Partition, Position};
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::admin::Admin;
+use super::ends::{ASK_EVERY, Ends};
 use super::settings::{GroupSettings, Settings};
 use super::tokens::Groups;
 use crate::mailbox::{Mailbox, Tenure};
 use crate::{Happening, StoreError};
 
 /// How long a question that nobody else repeats waits for its next try.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = ASK_EVERY;
 
 #[derive(Debug)]
 enum Question {
@@ -36,7 +39,12 @@ pub(super) struct TokenReader {
 }
 
 impl TokenReader {
-    pub(super) fn start(settings: Settings, group: &GroupSettings, mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn start(
+        settings: Settings,
+        group: &GroupSettings,
+        mailbox: Arc<Mailbox>,
+        ends: Ends,
+    ) -> Self {
         let (questions, receiver) = sync_channel(SOURCE_COMMANDS_QUEUED_MAX);
         let worker = Worker {
             groups: Groups::new(settings.clone()),
@@ -45,6 +53,8 @@ impl TokenReader {
             own: group.group.clone(),
             registry: group.registry.clone(),
             mailbox: Arc::clone(&mailbox),
+            ends,
+            ends_asked: None,
         };
         std::thread::Builder::new()
             .name("millrace-tokens".to_owned())
@@ -82,6 +92,8 @@ struct Worker {
     own: String,
     registry: String,
     mailbox: Arc<Mailbox>,
+    ends: Ends,
+    ends_asked: Option<Instant>,
 }
 
 /// What was read about several partitions.
@@ -114,7 +126,23 @@ impl Worker {
                 self.answer(&tokens);
             }
             ranges.retain(|partition, tenure| !self.range(partition, *tenure));
+            self.ask_for_ends();
             self.groups.close_unused();
+        }
+    }
+
+    /// Asks where the logs end; not more often than [`ASK_EVERY`], however many questions come.
+    fn ask_for_ends(&mut self) {
+        let now = Instant::now();
+        let recent = |asked: Instant| now.duration_since(asked) < ASK_EVERY / 2;
+        let partitions = self.mailbox.partitions();
+        if partitions.is_empty() || self.ends_asked.is_some_and(recent) {
+            return;
+        }
+        self.ends_asked = Some(now);
+        match self.groups.ends(&partitions) {
+            Ok(ends) => self.ends.told(now, ends),
+            Err(error) => debug!(%error, "the ends of the logs are not known"),
         }
     }
 

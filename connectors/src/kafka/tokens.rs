@@ -19,6 +19,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
 use super::rebalance::{QuietContext, list};
+use super::secrets::Renewing;
 use super::settings::{self, Role, Settings};
 use super::{classify, ffi};
 use crate::{StoreError, TokenStore};
@@ -32,11 +33,15 @@ const UNUSED_MAX: Duration = Duration::from_secs(30);
 /// How long brokers may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// The same for ends of logs, which are asked for again and again.
+const ENDS_MAX: Duration = Duration::from_secs(3);
+
 /// How long a commit's end is awaited; librdkafka ends it earlier (session time-out 6 s).
 const COMMIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct OutsiderContext {
+    renewing: Renewing,
     committed: Mutex<Option<Option<RDKafkaErrorCode>>>,
 }
 
@@ -85,6 +90,8 @@ struct Kept {
     group: Option<String>,
     client: Arc<Mutex<Client>>,
     used: Instant,
+    /// The remakes of the settings when it was made.
+    made_at: u64,
 }
 
 /// The clients, for callers that may block.
@@ -180,6 +187,25 @@ impl Groups {
             .collect())
     }
 
+    /// The end of each log whose leader answers.
+    pub(super) fn ends(
+        &self,
+        partitions: &[Partition],
+    ) -> Result<HashMap<Partition, Position>, StoreError> {
+        let client = self.client(None)?;
+        let client = client.lock().unwrap_or_else(PoisonError::into_inner);
+        serve(&client);
+        let asked = list(partitions.iter().map(|partition| (partition, Offset::End)));
+        let answered = client
+            .offsets_for_times(asked, ENDS_MAX)
+            .map_err(|error| classify::store_error(&error))?;
+        Ok(ffi::entries(&answered)
+            .into_iter()
+            .filter(|entry| entry.error.is_none() && entry.offset >= 0)
+            .map(|entry| (entry.partition, Position::new(entry.offset)))
+            .collect())
+    }
+
     /// The first position whose record is not older, else the end.
     pub(super) fn position_at(
         &self,
@@ -228,19 +254,29 @@ impl Groups {
     fn client(&self, group: Option<&str>) -> Result<Arc<Mutex<Client>>, StoreError> {
         let mut kept = self.kept();
         let now = Instant::now();
+        let remakes = self.settings.remakes();
+        let outdated: Vec<Kept> = kept
+            .extract_if(.., |kept| kept.made_at != remakes)
+            .collect();
         if let Some(known) = kept.iter_mut().find(|kept| kept.group.as_deref() == group) {
             known.used = now;
             return Ok(Arc::clone(&known.client));
         }
+        let context = OutsiderContext {
+            renewing: Renewing::of(&self.settings),
+            ..OutsiderContext::default()
+        };
+        let made_at = self.settings.remakes();
         let client: Client = settings::client_config(&self.settings, Role::Outsider(group))
             .map_err(|error| StoreError::Refused(error.to_string()))?
-            .create_with_context(OutsiderContext::default())
+            .create_with_context(context)
             .map_err(|error| StoreError::Refused(error.to_string()))?;
         let client = Arc::new(Mutex::new(client));
         kept.push(Kept {
             group: group.map(str::to_owned),
             client: Arc::clone(&client),
             used: now,
+            made_at,
         });
         // The one of no group is not a group's.
         let groups = kept.iter().filter(|kept| kept.group.is_some()).count();
@@ -255,7 +291,7 @@ impl Groups {
             .map(|index| kept.remove(index));
         drop(kept);
         // Closing takes a moment; nobody else waits for it.
-        drop(surplus);
+        drop((surplus, outdated));
         Ok(client)
     }
 
@@ -268,8 +304,9 @@ impl Groups {
     }
 }
 
-/// Serves log lines and errors that wait.
+/// Serves log lines and errors that wait; takes a renewed password.
 fn serve(client: &Client) {
+    client.context().renewing.apply(client.client());
     while client.poll(Duration::ZERO).is_some() {}
 }
 

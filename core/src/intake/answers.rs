@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::io::{CallId, Effect, Fact};
 use super::tenure::{Answer, CRASHES_ALONE, EventRef, Letter, Place, Shortened, TenureId};
-use super::{Intake, OpenCall};
+use super::{App, Intake, OpenCall};
 use crate::breaker::{Cause, Gate};
 use crate::contract::result::{Reason, Stage};
 use crate::fate::{self, Fate};
@@ -131,6 +131,10 @@ impl Intake {
             }
             Some(_) => self.window.closed(),
         }
+        // Connections that are lost together are one crash.
+        let lost = failure.is_some_and(|f| f.kind == FailureKind::ConnectionLost);
+        let crashed = lost && matches!(self.app, App::Reachable);
+        self.tally.app_crashes += u64::from(crashed);
         let malformed = failure.is_some_and(|f| f.kind == FailureKind::Malformed);
         self.malformed_in_a_row = if malformed {
             self.malformed_in_a_row + 1

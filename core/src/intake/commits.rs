@@ -36,6 +36,13 @@ pub(super) struct Commits {
     pub(super) fenced: u64,
 }
 
+impl Commits {
+    /// Since when a commit is out.
+    pub(super) fn open_since(&self) -> Option<Time> {
+        self.open.as_ref().map(|open| open.sent)
+    }
+}
+
 #[derive(Debug)]
 struct OpenCommit {
     id: CommitId,
@@ -145,11 +152,13 @@ impl Intake {
         let membership = self.membership?;
         let mut offsets = Vec::new();
         let mut covered = Vec::new();
-        for (id, tenure) in &self.tenures {
-            if !which(tenure) || self.doubted(tenure) {
+        let doubt = self.settings.rules.hold(Rule::Doubt);
+        for (id, tenure) in &mut self.tenures {
+            if !which(tenure) || (doubt && tenure.in_doubt) {
                 continue;
             }
             if let Some(committed) = tenure.commit(membership.generation, Some(membership.member)) {
+                tenure.ledger_bytes = committed.metadata.len();
                 covered.push((*id, committed.position, tenure.since_commit));
                 offsets.push((tenure.partition.clone(), committed));
             }
@@ -265,6 +274,7 @@ impl Intake {
         effects: &mut Vec<Effect>,
     ) {
         assert!(self.revocation.is_none(), "one rebalance at a time");
+        self.tally.rebalances[1] += 1;
         let tenures: Vec<_> = partitions
             .iter()
             .filter_map(|p| self.by_partition.get(p).copied())
@@ -402,6 +412,7 @@ impl Intake {
             .open
             .as_ref()
             .is_some_and(|open| open.offsets.iter().any(|(id, ..)| ids.contains(id)));
+        self.tally.rebalances[2] += 1;
         self.stop_producing(partitions.to_vec(), effects);
         self.lose(&ids, effects);
         if let Some(revocation) = &mut self.revocation {
@@ -420,7 +431,7 @@ impl Intake {
     }
 
     /// Destroys the client: all partitions are gone until it has joined again (R4c).
-    fn rejoin(&mut self, reason: String, effects: &mut Vec<Effect>) {
+    pub(super) fn rejoin(&mut self, reason: String, effects: &mut Vec<Effect>) {
         if self.rejoining {
             return;
         }

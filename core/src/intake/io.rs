@@ -4,6 +4,7 @@
 //! order given. No effect waits: its end comes back as an input.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -71,6 +72,9 @@ pub enum Input {
     /// The client was destroyed completely on `Effect::Rejoin`: whatever was unknown about its
     /// commits is decided now, and all partitions are gone (R4c).
     Rejoined,
+    /// Ends of the logs that are read, as far as records go; told every second. `None`: the
+    /// brokers cannot be reached.
+    LogEnds(Option<Vec<(Partition, Position)>>),
     /// An operator pauses or resumes every partition.
     Operator(Operator),
     /// Stop taking events, finish what is open, then `Effect::Stop` (D-S4).
@@ -148,6 +152,11 @@ pub enum Operator {
     Resume {
         /// Until when the storm guard is off (D-B3).
         storm_guard_off_until: Option<Time>,
+    },
+    /// Make the client anew, because files that only a new one reads have changed (C-3).
+    Renew {
+        /// Which files.
+        reason: String,
     },
     /// Make one event terminal although it was not answered; it is dead-lettered.
     Skip {
@@ -319,6 +328,17 @@ pub enum Fact {
     Rejoining {
         /// Why.
         reason: String,
+    },
+    /// A partition has work, is not paused, and its watermark does not move (D-H2).
+    Stalled {
+        /// Which.
+        partition: Partition,
+        /// For how long.
+        unmoved: Duration,
+        /// What its oldest event waits for, as [`super::state::WaitsFor`] names it.
+        waits_for: &'static str,
+        /// What each part of the work waits for; no keys, no payloads.
+        details: String,
     },
     /// The output could not store results; they are sent again.
     StoreFailed {

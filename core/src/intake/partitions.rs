@@ -38,6 +38,7 @@ impl Intake {
         effects: &mut Vec<Effect>,
     ) {
         self.membership = Some(membership);
+        self.tally.rebalances[0] += 1;
         // Completes the rebalance, so that the other partitions are fetched again while the
         // tokens of the new ones are read.
         effects.push(Effect::Assign(Vec::new()));
@@ -208,6 +209,7 @@ impl Intake {
                 }
                 Delivered::New(number) => {
                     self.in_flight_bytes += bytes;
+                    tenure.in_flight_bytes += bytes;
                     tenure.lanes.push(lane, number);
                 }
             }

@@ -266,7 +266,12 @@ impl Intake {
         let Some(work) = tenure.ledger.get(event.number) else {
             return;
         };
-        let dead = matches!(work.answer, Some(Answer::DeadLetter(_)));
+        let dead = match &work.answer {
+            Some(Answer::DeadLetter(letter)) => {
+                Some((letter.reason.as_str(), letter.stage.as_str()))
+            }
+            Some(Answer::One(_) | Answer::Many(_)) | None => None,
+        };
         let timestamp = work.event.timestamp();
         if timestamp.kind != crate::event::TimestampKind::None {
             let age_ms = now
@@ -276,7 +281,8 @@ impl Intake {
                 .unsigned_abs();
             self.tally.latency.record(Duration::from_millis(age_ms));
         }
-        if dead {
+        if let Some(reason_and_stage) = dead {
+            *self.tally.dead_letters.entry(reason_and_stage).or_default() += 1;
             self.finish(event, now, |counters| counters.dead_lettered += 1);
         } else {
             self.finish(event, now, |counters| counters.emitted += 1);
@@ -357,6 +363,7 @@ impl Intake {
         count(&mut tenure.counters);
         tenure.since_commit += 1;
         self.in_flight_bytes -= work.event.bytes();
+        tenure.in_flight_bytes -= work.event.bytes();
     }
 
     /// Only with [`Rule::StoredThenTerminal`] off: takes the sending for the storing.

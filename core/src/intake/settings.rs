@@ -51,6 +51,8 @@ pub struct Settings {
     pub on_data_loss: OnDataLoss,
     /// `deadLetter.oversized: Truncate`.
     pub truncate_dead_letters: bool,
+    /// How long a watermark may stand still although there is work until that is told (D-H2).
+    pub stall_after: Duration,
     /// All of them, in every shipped process.
     pub rules: Rules,
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tenure::Phase;
 pub use super::tenure::{Counters, Pause};
-use super::tenure::{Phase, Place};
 use super::{App, Intake};
 use crate::breaker::Cause;
 use crate::contract::result::Reason;
@@ -37,10 +37,20 @@ pub struct State {
     pub output_connected: bool,
     /// Commits that were stored, refused for now, and fenced.
     pub commits: [u64; 3],
+    /// Rebalances that gave partitions, wanted some back, and took some without asking.
+    pub rebalances: [u64; 3],
+    /// Deaths of the app with requests in flight.
+    pub app_crashes: u64,
+    /// Stored dead letters by reason and stage.
+    pub dead_letters: BTreeMap<(&'static str, &'static str), u64>,
     /// From the events' timestamps to the storing of their results.
     pub latency: Histogram,
     /// How long revocations took.
     pub revoke_drain: Histogram,
+    /// Replicas that these partitions want; `None` while that cannot be said (D-C4).
+    pub desired_replicas: Option<u32>,
+    /// Partitions that have work and do not move (D-H2).
+    pub stalled: usize,
     /// A drain has ended everything.
     pub stopped: bool,
 }
@@ -58,6 +68,10 @@ pub struct PartitionState {
     pub paused: Option<Pause>,
     /// Events in flight.
     pub in_flight: u64,
+    /// Their bytes.
+    pub in_flight_bytes: usize,
+    /// Size of the metadata of the last commit.
+    pub ledger_bytes: usize,
     /// The last acknowledged commit.
     pub committed: Position,
     /// The lowest position that is not terminal.
@@ -66,6 +80,8 @@ pub struct PartitionState {
     pub end: Position,
     /// Epoch milliseconds at which the oldest event in flight was created.
     pub oldest_timestamp_ms: Option<i64>,
+    /// How far behind the end of its log it is; `None` while that is not known.
+    pub lag: Option<Lag>,
     /// Share of the waiting events in the fullest lane.
     pub hot_lane_share: f64,
     /// Whether a commit ended unknown (R4c).
@@ -79,6 +95,58 @@ impl PartitionState {
     pub fn conservation_gap(&self) -> i64 {
         let accounted = self.counters.accounted() + self.in_flight;
         self.counters.records.cast_signed() - accounted.cast_signed()
+    }
+}
+
+/// How far behind a partition is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lag {
+    /// Positions from the last commit to the end of the log.
+    pub records: u64,
+    pub(super) since: Option<Time>,
+    pub(super) oldest_timestamp_ms: Option<i64>,
+}
+
+impl Lag {
+    /// Age of the next uncommitted event, zero when there is none. An event that was not taken
+    /// yet is at least as old as our knowledge of it.
+    pub fn age(&self, now: Time) -> Duration {
+        let known = self.since.map_or(Duration::ZERO, |since| now.since(since));
+        let oldest = self.oldest_timestamp_ms.map_or(0, |ms| {
+            u64::try_from(now.wall_ms.saturating_sub(ms)).unwrap_or(0)
+        });
+        known.max(Duration::from_millis(oldest))
+    }
+}
+
+/// What the oldest event of a partition waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitsFor {
+    /// Nothing is in flight: the client hands over nothing although the log has more.
+    Events,
+    /// A commit that brings the lease.
+    Commit,
+    /// The app's answer, or a call to it.
+    App,
+    /// The time of its next attempt.
+    Retry,
+    /// A person.
+    Operator,
+    /// The output's answer.
+    Output,
+}
+
+impl WaitsFor {
+    /// As logs and pages name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Commit => "commit",
+            Self::App => "app",
+            Self::Retry => "retry",
+            Self::Operator => "operator",
+            Self::Output => "output",
+        }
     }
 }
 
@@ -148,6 +216,9 @@ pub(super) struct Tally {
     pub(super) resends: u64,
     pub(super) frames: u64,
     pub(super) stale_results: u64,
+    pub(super) rebalances: [u64; 3],
+    pub(super) app_crashes: u64,
+    pub(super) dead_letters: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) latency: Histogram,
     pub(super) revoke_drain: Histogram,
     pub(super) last_failure: Option<Arc<str>>,
@@ -187,6 +258,8 @@ impl Intake {
                 reason,
                 paused: tenure.paused,
                 in_flight: tenure.ledger.in_flight() as u64,
+                in_flight_bytes: tenure.in_flight_bytes,
+                ledger_bytes: tenure.ledger_bytes,
                 committed: tenure.committed,
                 watermark: tenure.ledger.watermark(),
                 end: tenure.ledger.end(),
@@ -195,6 +268,7 @@ impl Intake {
                     .iter()
                     .next()
                     .map(|(.., w)| w.event.timestamp().ms),
+                lag: tenure.lag(),
                 hot_lane_share: tenure.lanes.hottest().0,
                 in_doubt: tenure.in_doubt,
                 counters: tenure.counters,
@@ -209,10 +283,13 @@ impl Intake {
                 reason: None,
                 paused: None,
                 in_flight: 0,
+                in_flight_bytes: 0,
+                ledger_bytes: 0,
                 committed: Position::START,
                 watermark: Position::START,
                 end: Position::START,
                 oldest_timestamp_ms: None,
+                lag: None,
                 hot_lane_share: 0.0,
                 in_doubt: false,
                 counters: *counters,
@@ -233,8 +310,13 @@ impl Intake {
                 self.commits.retriable,
                 self.commits.fenced,
             ],
+            rebalances: self.tally.rebalances,
+            app_crashes: self.tally.app_crashes,
+            dead_letters: self.tally.dead_letters.clone(),
             latency: self.tally.latency.clone(),
             revoke_drain: self.tally.revoke_drain.clone(),
+            desired_replicas: self.desired_replicas(),
+            stalled: self.stalled(),
             stopped: self.drain.as_ref().is_some_and(|drain| drain.stopped),
         }
     }
@@ -244,15 +326,7 @@ impl Intake {
         let tenure = self.tenures.get(self.by_partition.get(partition)?)?;
         let work = tenure.ledger.get(tenure.ledger.find(position)?)?;
         Some(RecordState {
-            place: match work.place {
-                Place::Waiting => "waiting",
-                Place::AtApp => "at_app",
-                Place::Backoff => "backoff",
-                Place::Suspected => "suspected",
-                Place::Blocked => "blocked",
-                Place::Outbox => "outbox",
-                Place::AtOutput => "at_output",
-            },
+            place: work.place.as_str(),
             attempts: work.attempts.counted,
             first_attempt_ms: work.attempts.first_ms,
         })

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::io::Committed;
+use super::lag::Behind;
 use crate::contract::commit::{Attempted, LedgerImage, Metadata};
 use crate::contract::result::{Reason, Stage};
 use crate::event::Event;
@@ -64,6 +65,12 @@ pub(super) struct Tenure {
     pub(super) paused: Option<Pause>,
     /// Attempts of a previous owner, by position, until the events are delivered (D-W5).
     pub(super) inherited: Vec<(Position, Attempts)>,
+    /// Bytes of its events in flight.
+    pub(super) in_flight_bytes: usize,
+    /// Size of the metadata of its last commit.
+    pub(super) ledger_bytes: usize,
+    /// How far behind the end of its log it is.
+    pub(super) behind: Behind,
     pub(super) counters: Counters,
 }
 
@@ -159,6 +166,21 @@ pub(super) enum Place {
     Outbox,
     /// Published and not answered.
     AtOutput,
+}
+
+impl Place {
+    /// As the admin pages name it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::AtApp => "at_app",
+            Self::Backoff => "backoff",
+            Self::Suspected => "suspected",
+            Self::Blocked => "blocked",
+            Self::Outbox => "outbox",
+            Self::AtOutput => "at_output",
+        }
+    }
 }
 
 /// What is published for an event.
@@ -263,6 +285,9 @@ impl Tenure {
             beyond_window: Vec::new(),
             paused: None,
             inherited: Vec::new(),
+            in_flight_bytes: 0,
+            ledger_bytes: 0,
+            behind: Behind::default(),
             counters,
         }
     }

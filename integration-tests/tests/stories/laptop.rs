@@ -119,6 +119,9 @@ fn kcat_and_dev_understand_each_other(options: &[&str]) {
     ] {
         assert_eq!(report[count], value, "{report:#}");
     }
+    let document = std::fs::read_to_string(&block).expect("the document");
+    std::fs::write(&block, format!("{document}\n# c3: a remark\n")).expect("written");
+    dev.says_all(&["block.yaml has changed; restart to apply"]);
     assert_eq!(dev.end().code(), Some(0), "{}", dev.log());
 }
 

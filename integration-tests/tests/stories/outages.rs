@@ -61,6 +61,45 @@ fn a_broker_that_is_killed_and_restarted_loses_nothing() {
 }
 
 #[test]
+fn f_1_lag_rises_and_falls_and_is_unknown_while_the_broker_is_away() {
+    const GAUGES: [&str; 3] = [
+        "millrace_lag_records",
+        "millrace_lag_seconds",
+        "millrace_desired_replicas",
+    ];
+    let mut world = World::embedded_in_files().app(App::doubler()).start();
+    world.send_numbers(100, 20);
+    world.settles();
+    let caught_up = |world: &millrace_integration_tests::world::Running| {
+        let pod = &world.pods[0];
+        GAUGES
+            .iter()
+            .all(|gauge| pod.shows(gauge) == Some(true) && pod.metric(gauge) == 0.0)
+    };
+    wait_until("it has caught up", || caught_up(&world));
+    let (code, _) = world.pods[0].tell_input("/v1/pause").expect("it answers");
+    assert_eq!(code, 200);
+    world.send_numbers(300, 20);
+    wait_until("the lag rises", || {
+        let pod = &world.pods[0];
+        // A partition is stopped behind what was under way to it.
+        pod.metric("millrace_lag_records") >= 100.0 && pod.metric("millrace_lag_seconds") >= 3.0
+    });
+    let (code, _) = world.pods[0].tell_input("/v1/resume").expect("it answers");
+    assert_eq!(code, 200);
+    wait_until("the lag falls", || caught_up(&world));
+    world.broker.process().kill();
+    wait_until("the gauges vanish", || {
+        GAUGES
+            .iter()
+            .all(|gauge| world.pods[0].shows(gauge) == Some(false))
+    });
+    world.broker.process().start();
+    wait_until("the gauges are back", || caught_up(&world));
+    world.assert_nothing_lost();
+}
+
+#[test]
 fn everything_at_once_killed_and_started_again_goes_on_where_it_was() {
     let mut world = World::embedded_in_files()
         .short_sessions()

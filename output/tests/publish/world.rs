@@ -73,6 +73,7 @@ impl Output {
         let environment = Environment {
             release: "r1".to_owned(),
             variables: BTreeMap::new(),
+            logs: None,
         };
         let shutdown = Shutdown::new();
         let (bound, where_bound) = oneshot::channel();

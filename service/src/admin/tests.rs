@@ -23,6 +23,7 @@ async fn world(access: Access) -> World {
         health: health.clone(),
         metrics: Metrics::new("score", "r1-0a", "input"),
         shutdown: shutdown.clone(),
+        logs: None,
         v1: Router::new().route("/pause", post(|| async { "paused" })),
     };
     tokio::spawn(serve(listener, admin, std::future::pending()));

@@ -113,6 +113,14 @@ pub struct OAuth {
     pub scope: Option<String>,
 }
 
+impl Sasl {
+    /// Where the password or the client's secret stands.
+    pub fn secret(&self) -> Option<&Secret> {
+        let oauth = self.oauth.as_ref().map(|oauth| &oauth.client_secret);
+        self.password.as_ref().or(oauth)
+    }
+}
+
 /// `connections.<name>.kafka.sasl.entra`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entra {

@@ -227,6 +227,20 @@ fn an_empty_document_names_every_required_key() {
 }
 
 #[test]
+fn c1_a_missing_key_is_told_without_what_follows_from_it() {
+    for (change, root) in [
+        (("app.shadow", Value::Null), "app.shadow"),
+        (("app.shadow", json!("Sometimes")), "app.shadow"),
+        (("app", json!({})), "app.shadow"),
+        (("app", Value::Null), "app"),
+    ] {
+        let problems = problems(&with(std::slice::from_ref(&change)));
+        let paths: Vec<_> = problems.iter().map(|p| p.path.as_str()).collect();
+        assert_eq!(paths, [root], "{change:?}");
+    }
+}
+
+#[test]
 fn times_depend_on_guarantee_and_preset() {
     let event_hubs = json!({"kafka": {"bootstrap": ["ns:9093"], "preset": "EventHubs"}});
     let exactly_once = json!("ExactlyOnce");

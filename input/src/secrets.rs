@@ -1,0 +1,64 @@
+//! Follows the secret files of the connection while the input runs (C-3).
+//!
+//! A new password goes to the running clients. For new certificates or a new secret of the token
+//! endpoint the client is made anew: it leaves the group and joins it again.
+
+use millrace_connectors::kafka::{Renewal, Settings};
+use millrace_core::contract::block::Secret;
+use millrace_core::intake::io::Operator;
+use millrace_service::config::Environment;
+use millrace_service::secret::{self, LOOK_EVERY, Watch};
+use millrace_service::telemetry::chain;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::driver::Command;
+
+/// Runs until it is aborted.
+pub(crate) async fn follow(
+    kafka: Settings,
+    secret: Option<Secret>,
+    environment: Environment,
+    commands: mpsc::Sender<Command>,
+) {
+    let mut secrets = Watch::start(Watch::files(&secret), LOOK_EVERY);
+    let mut files = Watch::start(kafka.tls.files(), LOOK_EVERY);
+    loop {
+        let reason = tokio::select! {
+            () = secrets.changed() => match renewed(&kafka, secret.as_ref(), &environment) {
+                Renewal::Remake => "the secret of the token endpoint has changed",
+                Renewal::Live | Renewal::Nothing => continue,
+            },
+            () = files.changed() => {
+                kafka.remake();
+                "the certificates of the connection have changed"
+            }
+        };
+        info!("{reason}");
+        let renew = Operator::Renew {
+            reason: reason.to_owned(),
+        };
+        if commands.send(Command::Operate(renew)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn renewed(kafka: &Settings, secret: Option<&Secret>, environment: &Environment) -> Renewal {
+    let Some(secret) = secret else {
+        return Renewal::Nothing;
+    };
+    match secret::read(secret, environment) {
+        Ok(text) => {
+            let renewal = kafka.renew(text.expose());
+            if renewal == Renewal::Live {
+                info!("the password of the connection has changed, the clients use it from now on");
+            }
+            renewal
+        }
+        Err(error) => {
+            warn!(error = %chain(&error), "the changed secret cannot be read, going on with the old one");
+            Renewal::Nothing
+        }
+    }
+}
