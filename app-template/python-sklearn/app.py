@@ -185,6 +185,7 @@ if __name__ == "__main__":
         app,
         host=os.environ.get("HOST", "127.0.0.1"),
         port=int(os.environ.get("PORT", "8080")),
+        uds=os.environ.get("SOCKET"),  # with app.contract.transport: UnixSocket, instead of the port
         access_log=False,  # a line per event would cost more than the model
         timeout_keep_alive=600,  # seconds; the proxy, not the app, closes idle connections
     )

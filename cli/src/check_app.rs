@@ -8,13 +8,14 @@ mod answers;
 mod compare;
 mod events;
 mod findings;
+mod forms;
 mod parallel;
 mod points;
 mod probe;
 
 pub use findings::{Finding, Findings, Verdict};
 pub use points::{Unreachable, check};
-pub use probe::{Plan, Requests, Wanted};
+pub use probe::{Plan, Requests, Wanted, WantedContent};
 
 #[cfg(test)]
 mod tests;

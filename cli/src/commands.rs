@@ -18,13 +18,16 @@ pub mod bench;
 pub mod broker;
 pub mod check;
 pub mod check_app;
+pub mod completions;
 pub mod demo;
 pub mod dev;
 pub mod dlq;
 pub mod echo_app;
+pub mod man;
 pub mod schema;
 pub mod send;
 pub mod tail;
+pub mod tap;
 
 /// Events in, your app's answers out, and proof that none was lost, doubled or reordered.
 #[derive(Parser, Debug)]
@@ -55,11 +58,14 @@ enum Command {
     Broker(broker::Arguments),
     Send(send::Arguments),
     Tail(tail::Arguments),
+    Tap(tap::Arguments),
     Dlq(dlq::Arguments),
     Audit(audit::Arguments),
     Check(check::Arguments),
     CheckApp(check_app::Arguments),
     Schema(schema::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
     Bench(bench::Arguments),
     EchoApp(echo_app::Arguments),
 }
@@ -72,12 +78,15 @@ pub async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<Ending>
         Command::Broker(arguments) => broker::run(arguments, screen).await,
         Command::Send(arguments) => send::run(arguments, screen).await,
         Command::Tail(arguments) => tail::run(arguments, screen).await,
+        Command::Tap(arguments) => tap::run(arguments, screen).await,
         Command::Dlq(arguments) => dlq::run(arguments, screen).await,
         Command::Audit(arguments) => audit::run(arguments, screen).await,
         Command::Check(arguments) => check::run(arguments, screen).await,
         Command::CheckApp(arguments) => check_app::run(arguments, screen).await,
         Command::Bench(arguments) => bench::run(arguments, screen).await,
         Command::Schema(arguments) => schema::run(&arguments, screen),
+        Command::Completions(arguments) => completions::run(&arguments, screen),
+        Command::Man(arguments) => man::run(&arguments, screen),
         Command::EchoApp(arguments) => echo_app::run(arguments, screen).await,
     }
 }

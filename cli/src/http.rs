@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use millrace_service::http::Server;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -32,6 +33,14 @@ impl Address {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// The same for the proxies' own client.
+    pub fn server(&self) -> Server {
+        Server::Tcp {
+            host: self.host.clone(),
+            port: self.port,
+        }
     }
 
     /// An app on this machine.

@@ -5,16 +5,21 @@
 use std::time::Duration;
 
 use millrace_connectors::TokenStore as _;
-use millrace_core::contract::block::{Block, InputSource, KafkaInput, KafkaOutput, OutputSink};
+use millrace_core::contract::block::{
+    Block, InputSource, KafkaInput, KafkaOutput, OutputSink, Transport,
+};
 use millrace_core::intake::io::{CommitOutcome, Committed};
 use millrace_core::limits::COMMIT_METADATA_BYTES_MAX;
 use millrace_core::position::{Partition, Position};
+use millrace_service::http::{
+    Client, Error as HttpError, Protocol, Request, Response, Server, Settings,
+};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use crate::chain;
 use crate::connect::{Brokers, Cluster, Document};
-use crate::http::{Address, Call, once};
+use crate::http::Address;
 
 /// How long the app may take to say that it is ready (app-contract.md, limits).
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -309,22 +314,35 @@ impl Preflight<'_> {
 
     async fn app(&mut self, address: Option<Address>) {
         let app = &self.block.app;
-        let own = || Address::local(app.port.number);
-        let address = address.unwrap_or_else(own);
-        let call = Call::get(&app.health);
-        let (verdict, detail) = match once(&address, &call, HEALTH_TIMEOUT, 1 << 20).await {
+        let (own, protocol) = match app.contract.transport {
+            Transport::Tcp => (Server::local(app.port.number), Protocol::Http1),
+            Transport::Http2 => (Server::local(app.port.number), Protocol::Http2),
+            Transport::UnixSocket => (Server::Socket(app.socket.clone()), Protocol::Http1),
+        };
+        let server = address.map_or(own, |address| address.server());
+        let health = &app.health;
+        let place = match &server {
+            Server::Tcp { .. } => format!("http://{server}{health}"),
+            Server::Socket(path) => format!("{health} at {}", path.display()),
+        };
+        let ask = async || -> Result<Response, HttpError> {
+            let client = Client::new(Settings::new(server.clone(), 1, 1 << 20).with(protocol))?;
+            client
+                .send(Request::get(health.clone()), HEALTH_TIMEOUT)
+                .await
+        };
+        let (verdict, detail) = match ask().await {
             Ok(answer) if (200..300).contains(&answer.status) => {
-                (Verdict::Passed, format!("{address}{} answers", app.health))
+                (Verdict::Passed, format!("{place} answers"))
             }
             Ok(answer) => (
                 Verdict::Failed,
-                format!("{address}{} answers {}", app.health, answer.status),
+                format!("{place} answers {}", answer.status),
             ),
             Err(error) => (
                 Verdict::Failed,
                 format!(
-                    "{address}{}: {}; start the app, or leave it out with --no-app",
-                    app.health,
+                    "{place}: {}; start the app, or leave it out with --no-app",
                     chain(&error)
                 ),
             ),

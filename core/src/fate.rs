@@ -112,6 +112,8 @@ fn permanent(settings: &Settings, failure: &Failure) -> Fate {
             Fate::DeadLetter(Reason::Oversized, Stage::App)
         }
         (FailureKind::Oversized, _) => Fate::DeadLetter(Reason::Oversized, Stage::Input),
+        (FailureKind::EventSchema, _) => Fate::DeadLetter(Reason::Schema, Stage::Input),
+        (FailureKind::ResultSchema, _) => Fate::DeadLetter(Reason::Schema, Stage::Output),
         (FailureKind::Refused | FailureKind::Malformed | FailureKind::ConnectionLost, _) => {
             Fate::DeadLetter(Reason::Permanent, Stage::App)
         }
@@ -224,6 +226,16 @@ mod tests {
         check(&failure(Class::Permanent), 0, &permanent, 1);
         check(&failure(Class::Misconfigured), 0, &Fate::Hold, 0);
         check(&failure(Class::Infra), 0, &Fate::Hold, 0);
+    }
+
+    #[test]
+    fn d_f4_what_breaks_a_schema_is_dead_at_once_and_says_on_which_side() {
+        let check_side = |failure: Failure, stage, counted| {
+            let expect = Fate::DeadLetter(Reason::Schema, stage);
+            check(&failure, 0, &expect, counted);
+        };
+        check_side(Failure::event_breaks_schema("x"), Stage::Input, 0);
+        check_side(Failure::result_breaks_schema("x"), Stage::Output, 1);
     }
 
     #[test]

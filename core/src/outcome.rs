@@ -12,8 +12,8 @@ pub enum Outcome {
     Items(Vec<Item>),
     /// The call failed as a whole; it applies to each of its events (A-B2).
     Failed(Failure),
-    /// The request was too large for the app (413): halve a batch and send again, uncounted;
-    /// a single event is permanent (A-B2).
+    /// The request was too large for the app (413), or one of its events breaks the schema: halve
+    /// a batch and send again, uncounted; a single event is permanent (A-B2, D-F4).
     TooLarge(Failure),
     /// Nobody waits for it any more: the call was given up before the app could start on it.
     Abandoned,
@@ -47,6 +47,8 @@ pub struct Output {
     pub value: Option<Bytes>,
     /// Headers of the app; they come after the inherited ones and replace those of the same name.
     pub headers: Vec<(Bytes, Option<Bytes>)>,
+    /// Whether it is a CloudEvent of its own: it inherits no attributes of the event.
+    pub cloud_event: bool,
 }
 
 /// The key of an [`Output`].
@@ -104,6 +106,10 @@ pub enum FailureKind {
     ConnectionLost,
     /// The request or the response is above its limit (dead letter reason `oversized`).
     Oversized,
+    /// The event breaks `input.schema`; the app was not asked (D-F4).
+    EventSchema,
+    /// A result breaks `output.schema` (D-F4).
+    ResultSchema,
 }
 
 /// A wish of the app to be left alone (D-B5).

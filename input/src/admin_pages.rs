@@ -1,8 +1,10 @@
 //! What operators may ask the input proxy (D-H3): `/v1/*`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::{Path, State as Shared};
+use axum::body::Body;
+use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::Command;
+use crate::tap::{Tap, WATCHERS_MAX, Wish};
 
 /// Longest time that the storm guard can be switched off for.
 const STORM_GUARD_OFF_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -27,6 +30,9 @@ pub(crate) struct Desk {
     /// The document, redacted.
     pub(crate) document: Value,
     pub(crate) shutdown: Shutdown,
+    pub(crate) tap: Tap,
+    /// `admin.tapPayloads`.
+    pub(crate) tap_payloads: bool,
 }
 
 /// The routes below `/v1`.
@@ -38,6 +44,7 @@ pub(crate) fn routes(desk: Desk) -> Router {
             "/config",
             get(|Shared(desk): Shared<Desk>| async move { Json(desk.document) }),
         )
+        .route("/tap", get(tap))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/skip", post(skip))
@@ -134,6 +141,27 @@ async fn record(
             "firstAttemptMs": record.first_attempt_ms,
         }))
         .into_response(),
+    }
+}
+
+/// `?filter=outcome=failed,partition=3&rate=50&payloads=true`, all optional.
+async fn tap(
+    Shared(desk): Shared<Desk>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let wish = match Wish::read(&query, desk.tap_payloads) {
+        Ok(wish) => wish,
+        Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &message),
+    };
+    match desk.tap.watch(wish, desk.shutdown) {
+        Some(lines) => {
+            let kind = [(axum::http::header::CONTENT_TYPE, "text/event-stream")];
+            (kind, Body::new(lines)).into_response()
+        }
+        None => problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            &format!("{WATCHERS_MAX} are watching already"),
+        ),
     }
 }
 

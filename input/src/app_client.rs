@@ -1,4 +1,4 @@
-//! Calls the app over HTTP/1.1 and turns what comes back into outcomes.
+//! Calls the app over HTTP and turns what comes back into outcomes.
 //!
 //! Invariant: whether a failed request is tried again is decided in core; from here nothing is
 //! sent twice (A-T1).
@@ -9,58 +9,71 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use millrace_core::contract::app::{
     AnswerHead, CallContext, OFFER_PATH, Offer, RequestMode, batch_body, batch_headers, read_batch,
-    read_single, single_headers,
+    read_single, single_body, single_headers,
 };
 use millrace_core::intake::io::{Call, CallId};
-use millrace_core::outcome::{Failure, Outcome};
+use millrace_core::outcome::{Failure, Item, Outcome, Output};
 use millrace_core::time::Time;
 use millrace_service::http::{
-    Client, Error, HeaderMap, HeaderName, HeaderValue, Request, Response, Settings,
+    Client, Error, HeaderMap, HeaderName, HeaderValue, Protocol, Request, Response, Server,
+    Settings,
 };
+use millrace_service::schema::Schemas;
 use millrace_service::telemetry::chain;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::metrics::CallMetrics;
+use crate::tap::Tap;
 
 /// How long a health check may take (table of limits in app-contract.md).
 const HEALTH: Duration = Duration::from_secs(1);
 /// Bytes of a health answer that are read.
 const HEALTH_BYTES_MAX: usize = 64 << 10;
 
-/// One customer app on 127.0.0.1. All clones are one.
+/// One customer app in this pod. All clones are one.
 #[derive(Clone)]
 pub(crate) struct AppClient {
     inner: Arc<Inner>,
 }
 
+/// What every call passes.
+pub(crate) struct Around {
+    pub(crate) metrics: CallMetrics,
+    pub(crate) schemas: Arc<Schemas>,
+    pub(crate) tap: Tap,
+}
+
 struct Inner {
     calls: Client,
     probes: Client,
-    health: String,
-    target: String,
+    health: Bytes,
+    target: Bytes,
     context: CallContext,
-    metrics: CallMetrics,
+    around: Around,
 }
 
 impl AppClient {
-    /// A client that keeps at most `connections_max` connections.
+    /// A client that makes at most `calls_max` calls at once.
     pub(crate) fn new(
-        port: u16,
+        server: &Server,
+        protocol: Protocol,
         health: &str,
-        connections_max: usize,
+        calls_max: usize,
         context: CallContext,
-        metrics: CallMetrics,
+        around: Around,
     ) -> Result<Self, Error> {
-        let calls = Settings::local(port, connections_max, context.max_response_bytes);
+        let settings = |calls_max, bytes_max| {
+            Settings::new(server.clone(), calls_max, bytes_max).with(protocol)
+        };
         Ok(Self {
             inner: Arc::new(Inner {
-                calls: Client::new(calls)?,
-                probes: Client::new(Settings::local(port, 1, HEALTH_BYTES_MAX))?,
-                health: health.to_owned(),
-                target: context.target(),
+                calls: Client::new(settings(calls_max, context.max_response_bytes))?,
+                probes: Client::new(settings(1, HEALTH_BYTES_MAX))?,
+                health: health.to_owned().into(),
+                target: context.target().into(),
                 context,
-                metrics,
+                around,
             }),
         })
     }
@@ -80,9 +93,14 @@ impl AppClient {
     /// Whether the health endpoint answers 2xx.
     pub(crate) async fn healthy(&self) -> Result<(), String> {
         let inner = &self.inner;
-        match inner.probes.send(Request::get(&inner.health), HEALTH).await {
+        let health = inner.health.clone();
+        match inner.probes.send(Request::get(health), HEALTH).await {
             Ok(response) if (200..300).contains(&response.status) => Ok(()),
-            Ok(response) => Err(format!("GET {} answered {}", inner.health, response.status)),
+            Ok(response) => Err(format!(
+                "GET {} answered {}",
+                String::from_utf8_lossy(&inner.health),
+                response.status
+            )),
             Err(error) => Err(chain(&error).to_string()),
         }
     }
@@ -113,6 +131,11 @@ impl AppClient {
 impl Inner {
     async fn perform(&self, call: &Call, now: Time) -> Outcome {
         let started = clock();
+        if let Some(failure) = self.breach(call) {
+            let outcome = Outcome::TooLarge(failure);
+            self.around.tap.saw(call, &outcome, started.elapsed());
+            return outcome;
+        }
         let answer = self
             .calls
             .send(self.request(call), call.deadline.since(now))
@@ -123,9 +146,46 @@ impl Inner {
             Err(error @ Error::TooLarge { .. }) => (Outcome::TooLarge(self.failure(&error)), 0),
             Err(error) => (Outcome::Failed(self.failure(&error)), 0),
         };
-        self.metrics
-            .call_ended(&outcome, status, call.events.len(), started.elapsed());
+        let outcome = self.checked(outcome);
+        let took = started.elapsed();
+        self.around
+            .metrics
+            .call_ended(&outcome, status, call.events.len(), took);
+        self.around.tap.saw(call, &outcome, took);
         outcome
+    }
+
+    /// The first event of a call that breaks `input.schema`. The machine halves the call until
+    /// that event is alone (D-F4).
+    fn breach(&self, call: &Call) -> Option<Failure> {
+        let schema = self.around.schemas.event.as_ref()?;
+        call.events.iter().find_map(|called| {
+            // A tombstone has no value that could break anything.
+            let why = schema.check(called.event.value()?).err()?;
+            Some(Failure::event_breaks_schema(&why))
+        })
+    }
+
+    /// An outcome without results that break `output.schema`.
+    fn checked(&self, outcome: Outcome) -> Outcome {
+        let Some(schema) = &self.around.schemas.result else {
+            return outcome;
+        };
+        let Outcome::Items(mut items) = outcome else {
+            return outcome;
+        };
+        let why = |output: &Output| schema.check(output.value.as_deref()?).err();
+        for item in &mut items {
+            let breach = match item {
+                Item::Emit(output) => why(output),
+                Item::EmitMany(outputs) => outputs.iter().find_map(why),
+                Item::Filter | Item::Failed(_) => None,
+            };
+            if let Some(why) = breach {
+                *item = Item::Failed(Failure::result_breaks_schema(&why));
+            }
+        }
+        Outcome::Items(items)
     }
 
     fn request(&self, call: &Call) -> Request {
@@ -140,7 +200,7 @@ impl Inner {
             RequestMode::Single => {
                 let called = &call.events[0];
                 single_headers(&self.context, called, call, &mut put);
-                Bytes::copy_from_slice(called.event.value().unwrap_or_default())
+                single_body(&self.context, called)
             }
             RequestMode::Batch => {
                 batch_headers(&self.context, call, &mut put);
@@ -149,7 +209,7 @@ impl Inner {
                 body.into()
             }
         };
-        Request::post(&self.target, headers, body)
+        Request::post(self.target.clone(), headers, body)
     }
 
     fn read(&self, call: &Call, response: &Response, now: Time) -> Outcome {

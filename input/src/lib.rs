@@ -13,13 +13,17 @@ use std::time::Duration;
 use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore, LogEnds};
 use millrace_core::contract::app::{OFFER_PATH, Offer, Refusal};
-use millrace_core::contract::block::{Block, Connection, InputSource, KafkaInput, Secret};
+use millrace_core::contract::block::{
+    Block, Connection, InputSource, KafkaInput, Secret, Transport,
+};
 use millrace_core::contract::publish::{self, Hello, Mode};
 use millrace_core::intake::Intake;
 use millrace_core::position::{Partition, Position};
 use millrace_core::token::ReleaseId;
 use millrace_service::admin::{self, Access, Admin, Health, Readiness};
 use millrace_service::config::Environment;
+use millrace_service::http::{Protocol, Server};
+use millrace_service::schema::{self, Schemas};
 use millrace_service::secret;
 use millrace_service::shutdown::{DRAIN_DEADLINE, Shutdown};
 use millrace_service::telemetry::{Logs, Metrics, chain, usage};
@@ -35,13 +39,15 @@ mod publish_client;
 mod secrets;
 mod settings;
 mod standalone;
+mod tap;
 
 use self::admin_pages::Desk;
-use self::app_client::AppClient;
+use self::app_client::{AppClient, Around};
 use self::driver::{Command, Driver};
 pub use self::publish_client::Address;
 use self::publish_client::Publisher;
 use self::standalone::Starter;
+use self::tap::Tap;
 
 /// Pause between two looks at what has to be there before the start.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -62,7 +68,7 @@ pub struct Config {
     /// Where the output proxy listens.
     pub output: Address,
     /// Where the app listens.
-    pub app_port: u16,
+    pub app: Server,
     /// Its logs, if they can be changed while it runs.
     pub logs: Option<Logs>,
     /// Seed tokens: there is no controller (D-G12).
@@ -82,7 +88,10 @@ impl Config {
             output: socket.map_or(Address::Port(block.publish.port.number), |path: PathBuf| {
                 Address::Socket(path)
             }),
-            app_port: block.app.port.number,
+            app: match block.app.contract.transport {
+                Transport::Tcp | Transport::Http2 => Server::local(block.app.port.number),
+                Transport::UnixSocket => Server::Socket(block.app.socket.clone()),
+            },
             logs: None,
             standalone: false,
             block,
@@ -120,6 +129,9 @@ pub enum Error {
     /// The app's address cannot be used.
     #[error("the address of the app cannot be used")]
     App(#[source] millrace_service::http::Error),
+    /// A schema cannot be used.
+    #[error("{}", .0.iter().map(|error| chain(error).to_string()).collect::<Vec<_>>().join("\n"))]
+    Schema(Vec<schema::Error>),
     /// The app says that it does not do what the block asks for.
     #[error(
         "the app does not fit this block: GET {OFFER_PATH} of the app says otherwise; change the \
@@ -141,6 +153,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let block = Arc::clone(&config.block);
     refuse_what_is_later(&block)?;
+    let schemas = Arc::new(Schemas::load(&block).map_err(Error::Schema)?);
     let InputSource::Kafka(input) = &block.input.source else {
         unreachable!("refused above: this version reads over the Kafka protocol");
     };
@@ -148,10 +161,13 @@ pub async fn run(
     let metrics = Metrics::new(block.identity.name(), config.release.as_str(), "input");
     let health = Health::new();
     let (commands, receiver) = mpsc::channel(driver::COMMANDS_QUEUED_MAX);
+    let tap = Tap::new();
     let desk = Desk {
         driver: commands.clone(),
         document: block.redacted(),
         shutdown: shutdown.clone(),
+        tap: tap.clone(),
+        tap_payloads: block.admin.tap_payloads,
     };
     let state = Arc::new(std::sync::Mutex::new(None));
     let latest = Arc::clone(&state);
@@ -196,6 +212,8 @@ pub async fn run(
         kafka,
         health: health.clone(),
         calls,
+        schemas,
+        tap,
     };
     let result = tokio::select! {
         result = work.run(receiver, &shutdown) => result,
@@ -225,6 +243,8 @@ struct Work<'a> {
     kafka: kafka::Settings,
     health: Health,
     calls: metrics::CallMetrics,
+    schemas: Arc<Schemas>,
+    tap: Tap,
 }
 
 impl Work<'_> {
@@ -309,14 +329,22 @@ impl Work<'_> {
         if config.standalone {
             self.seed(&counts, &brokers).await?;
         }
-        let contract = settings::calls(block, &config.release);
+        let contract = settings::calls(block, &config.release, &cluster);
         let connections = usize::try_from(block.app.contract.max_in_flight).unwrap_or(usize::MAX);
         let app = AppClient::new(
-            config.app_port,
+            &config.app,
+            match block.app.contract.transport {
+                Transport::Tcp | Transport::UnixSocket => Protocol::Http1,
+                Transport::Http2 => Protocol::Http2,
+            },
             &block.app.health,
             connections,
             contract,
-            self.calls.clone(),
+            Around {
+                metrics: self.calls.clone(),
+                schemas: Arc::clone(&self.schemas),
+                tap: self.tap.clone(),
+            },
         )
         .map_err(Error::App)?;
         let offer = self.app_is_ready(&app).await?;
@@ -330,7 +358,7 @@ impl Work<'_> {
 
     /// Waits until the app is healthy, and compares what it says about itself with the block.
     async fn app_is_ready(&self, app: &AppClient) -> Result<Option<Offer>, Error> {
-        let (port, health) = (self.config.app_port, &self.config.block.app.health);
+        let (app_at, health) = (&self.config.app, &self.config.block.app.health);
         let ask = async || {
             app.healthy().await?;
             app.offer().await
@@ -342,7 +370,7 @@ impl Work<'_> {
                 Err(message) => {
                     self.wait("the app");
                     if said.worth_saying(&message) {
-                        warn!(port, %health, error = %message, "waiting for the app to become healthy");
+                        warn!(app = %app_at, %health, error = %message, "waiting for the app to become healthy");
                     }
                 }
             }
@@ -355,7 +383,7 @@ impl Work<'_> {
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
         }
-        info!(port, described = offer.is_some(), "the app is healthy");
+        info!(app = %app_at, described = offer.is_some(), "the app is healthy");
         Ok(offer)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_core::contract::app::{CallContext, EmptyBody, RequestMode};
+use millrace_core::contract::app::{CallContext, ContentMode, EmptyBody, RequestMode};
 use millrace_core::contract::block::{
     self, Block, DrainRevoke, InputSource, OrderedResults, OversizedDeadLetter, OversizedRequest,
     RequestKind,
@@ -85,7 +85,7 @@ pub(crate) fn intake(
 }
 
 /// What the app client is told.
-pub(crate) fn calls(block: &Block, release: &ReleaseId) -> CallContext {
+pub(crate) fn calls(block: &Block, release: &ReleaseId, cluster: &str) -> CallContext {
     let app = &block.app;
     CallContext {
         path: app.path.clone(),
@@ -102,6 +102,12 @@ pub(crate) fn calls(block: &Block, release: &ReleaseId) -> CallContext {
             RequestKind::Single => RequestMode::Single,
             RequestKind::Batch => RequestMode::Batch,
         },
+        content: match (app.contract.content, app.contract.structured) {
+            (block::Content::Raw, _) => ContentMode::Raw,
+            (block::Content::CloudEvents, false) => ContentMode::Binary,
+            (block::Content::CloudEvents, true) => ContentMode::Structured,
+        },
+        cluster: cluster.to_owned(),
         max_request_bytes: size(app.max_request_bytes),
         max_response_bytes: size(app.max_response_bytes),
     }

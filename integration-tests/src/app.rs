@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -16,12 +17,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -263,10 +265,21 @@ impl App {
     }
 }
 
+/// Where an app serves, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// HTTP/1.1 at a port.
+    Tcp,
+    /// HTTP/2 without TLS at a port.
+    Http2,
+    /// HTTP/1.1 at a Unix socket.
+    Socket(PathBuf),
+}
+
 /// An app that serves.
 #[derive(Debug)]
 pub struct RunningApp {
-    /// Where, on 127.0.0.1.
+    /// Where, on 127.0.0.1, unless it is a socket.
     pub port: u16,
     shared: Arc<Shared>,
     runtime: Option<tokio::runtime::Runtime>,
@@ -306,7 +319,7 @@ struct Seen {
 
 impl App {
     /// Starts to serve.
-    pub(crate) fn start(self) -> RunningApp {
+    pub(crate) fn start(self, door: Door) -> RunningApp {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -327,7 +340,7 @@ impl App {
             life: watch::channel(life).0,
         });
         let port = free_port();
-        runtime.spawn(serve(Arc::clone(&shared), port));
+        runtime.spawn(serve(Arc::clone(&shared), door, port));
         let app = RunningApp {
             port,
             shared,
@@ -420,14 +433,13 @@ impl Shared {
 }
 
 /// Lives, one after the other.
-async fn serve(shared: Arc<Shared>, port: u16) {
+async fn serve(shared: Arc<Shared>, door: Door, port: u16) {
     let mut life = shared.life.subscribe();
     loop {
         let Ok(current) = life.wait_for(|life| life.up).await.map(|life| *life) else {
             return;
         };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let Ok(listener) = TcpListener::bind(address).await else {
+        let Some(listener) = Listener::bind(&door, port).await else {
             // The port of a life that just ended may take a moment to be free.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
@@ -435,7 +447,7 @@ async fn serve(shared: Arc<Shared>, port: u16) {
         shared.life.send_modify(|life| life.listening = true);
         let mut ends = shared.life.subscribe();
         tokio::select! {
-            () = accept(&shared, listener, current.number) => {}
+            () = accept(&shared, &door, listener, current.number) => {}
             _ = ends.wait_for(|life| life.number != current.number) => {}
         }
         shared.life.send_modify(|life| life.listening = false);
@@ -444,29 +456,85 @@ async fn serve(shared: Arc<Shared>, port: u16) {
     }
 }
 
-async fn accept(shared: &Arc<Shared>, listener: TcpListener, number: u64) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
-        // Without it a short answer waits for the acknowledgement of the one before.
-        if stream.set_nodelay(true).is_err() {
-            continue;
-        }
-        let mut ends = shared.life.subscribe();
-        let app = Arc::clone(shared);
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(&app, request));
-            let serving = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                // An error is the cut that the script asked for, or that the other side made.
-                served = serving => drop(served),
-                _ = ends.wait_for(|life| life.number != number) => {}
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn bind(door: &Door, port: u16) -> Option<Self> {
+        match door {
+            Door::Tcp | Door::Http2 => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                TcpListener::bind(address).await.ok().map(Self::Tcp)
             }
-        });
+            Door::Socket(path) => {
+                // The file of an earlier life.
+                drop(std::fs::remove_file(path));
+                UnixListener::bind(path).ok().map(Self::Unix)
+            }
+        }
     }
+}
+
+async fn accept(shared: &Arc<Shared>, door: &Door, listener: Listener, number: u64) {
+    loop {
+        match &listener {
+            Listener::Tcp(listener) => {
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
+                // Without it a short answer waits for the acknowledgement of the one before.
+                if stream.set_nodelay(true).is_ok() {
+                    attend(shared, door, stream, number);
+                }
+            }
+            Listener::Unix(listener) => {
+                if let Ok((stream, _)) = listener.accept().await {
+                    attend(shared, door, stream, number);
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection for as long as this life lasts.
+fn attend<S>(shared: &Arc<Shared>, door: &Door, stream: S, number: u64)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut ends = shared.life.subscribe();
+    let app = Arc::clone(shared);
+    let multiplexed = *door == Door::Http2;
+    tokio::spawn(async move {
+        let service = service_fn(move |request| {
+            let app = Arc::clone(&app);
+            async move { answer(&app, request).await }
+        });
+        let serving = async {
+            // An error is the cut that the script asked for, or that the other side made.
+            if multiplexed {
+                let builder = http2::Builder::new(TokioExecutor::new());
+                drop(
+                    builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await,
+                );
+            } else {
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new());
+                drop(
+                    builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await,
+                );
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            _ = ends.wait_for(|life| life.number != number) => {}
+        }
+    });
 }
 
 /// The connection ends here.
@@ -638,8 +706,34 @@ fn single(headers: &HeaderMap, body: &Bytes) -> Asked {
 
 fn batch_items(body: &Bytes) -> Vec<Asked> {
     let body: Value = serde_json::from_slice(body).expect("a batch request is JSON (A-B5)");
+    if let Value::Array(events) = &body {
+        return events.iter().map(batch_event).collect();
+    }
     let items = body["items"].as_array().expect("items");
     items.iter().map(batch_item).collect()
+}
+
+/// One CloudEvent of a batch (A-C3). It does not say where the event stands.
+fn batch_event(event: &Value) -> Asked {
+    let data = match (&event["data"], event["data_base64"].as_str()) {
+        (Value::Null, None) => None,
+        (Value::Null, Some(text)) => Some(STANDARD.decode(text).expect("base64")),
+        (Value::String(text), _) => Some(text.clone().into_bytes()),
+        (json, _) => Some(json.to_string().into_bytes()),
+    };
+    let members = event.as_object().expect("an object").iter();
+    let attempt = event["millraceattempt"].as_u64().expect("an attempt");
+    Asked {
+        id: event["millraceid"].as_str().expect("an id").to_owned(),
+        place: (String::new(), -1, -1),
+        key: None,
+        value: data,
+        attempt: u32::try_from(attempt).expect("small"),
+        together: 0,
+        request: 0,
+        at: Instant::now(),
+        headers: members.map(|(n, v)| (n.clone(), v.to_string())).collect(),
+    }
 }
 
 fn batch_item(item: &Value) -> Asked {

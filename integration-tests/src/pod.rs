@@ -39,7 +39,9 @@ impl Pod {
         };
         let (input_admin, output_admin) = (free_port(), free_port());
         let socket = folder.join(name("publish"));
-        spec["admin"] = json!({"inputPort": input_admin, "outputPort": output_admin});
+        for (name, port) in [("inputPort", input_admin), ("outputPort", output_admin)] {
+            spec["admin"][name] = port.into();
+        }
         spec["publish"] = json!({ "socket": socket });
         let document = folder.join(format!("{}.json", name("block")));
         std::fs::write(&document, format!("{spec:#}")).expect("a document");
@@ -63,6 +65,11 @@ impl Pod {
     pub fn start(&mut self) {
         self.output.start();
         self.input.start();
+    }
+
+    /// Where the input's admin port is.
+    pub fn input_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.input_admin)
     }
 
     /// Asks the input's admin port; `None` while it does not answer.

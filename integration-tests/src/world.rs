@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::app::{App, RunningApp};
+use crate::app::{App, Door, RunningApp};
 use crate::broker::{BrokerKind, RunningBroker, free_port};
 use crate::judge::{Evidence, Ordering, Verdict, judge};
 use crate::pod::Pod;
@@ -148,7 +148,13 @@ impl World {
         for (part, config) in &self.topics {
             cluster.create_topic(&topic(part), self.partitions, config);
         }
-        let app = self.app.map(App::start);
+        let socket = folder.path().join("app");
+        let door = match self.spec["app"]["contract"]["transport"].as_str() {
+            Some("UnixSocket") => Door::Socket(socket.clone()),
+            Some("Http2") => Door::Http2,
+            _ => Door::Tcp,
+        };
+        let app = self.app.map(|app| app.start(door));
         let app_process = app.is_none().then(|| echo_process(&folder));
         let port = match (&app, &app_process) {
             (Some(app), _) => app.port,
@@ -164,6 +170,7 @@ impl World {
         }
         spec["topics"]["partitions"] = self.partitions.into();
         spec["app"]["port"] = port.into();
+        spec["app"]["socket"] = json!(socket);
         let input = json!({"connection": "main", "topics": [topic("in")], "startAt": "Earliest"});
         let output =
             json!({"connection": "main", "topic": topic("out"), "deadLetter": topic("dlq")});

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::{Command, CommandFactory as _};
 use millrace_cli::commands::Arguments;
-use millrace_core::contract::app::{AnswerHead, CallContext, EmptyBody, RequestMode, read_single};
+use millrace_core::contract::app::{
+    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, read_single,
+};
 use millrace_core::outcome::{Class, Item, Outcome};
 
 fn docs(page: &str) -> PathBuf {
@@ -119,6 +121,8 @@ impl Message {
             .map(|(name, value)| (name.as_str(), value.as_bytes()));
         let head = AnswerHead::read(status, headers);
         let context = CallContext {
+            content: ContentMode::Raw,
+            cluster: String::new(),
             path: "/process".into(),
             release: "r1".into(),
             max_attempts: 5,

@@ -165,7 +165,7 @@ impl Laptop {
         };
         let sockets = short_folder()?;
         let bootstrap = broker.as_ref().map(Broker::bootstrap);
-        let addresses = Addresses::choose(&asked, bootstrap.clone(), &sockets.join("publish.sock"))
+        let addresses = Addresses::choose(&asked, bootstrap.clone(), &sockets)
             .map_err(|source| folder_error(&sockets, source))?;
         let resolved = document::resolve(written, &addresses);
         let path = folders.own.join("block.json");
@@ -446,6 +446,9 @@ async fn app(
         ("MILLRACE_RELEASE".to_owned(), release.as_str().to_owned()),
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
     ];
+    if let Some(socket) = &addresses.app_socket {
+        variables.push(("SOCKET".to_owned(), socket.clone()));
+    }
     if let Some(venv) = venv {
         if let Some(program) = command
             .first_mut()

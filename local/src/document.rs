@@ -2,9 +2,9 @@
 //! filled in, the embedded connection becomes an ordinary one.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use millrace_core::contract::block::{Block, Connection};
+use millrace_core::contract::block::{Block, Connection, Transport};
 use serde_json::{Map, Value, json};
 
 /// What the proxies are told instead of what the document leaves open.
@@ -16,6 +16,12 @@ pub struct Addresses {
     pub publish_socket: String,
     /// Where the app listens.
     pub app: u16,
+    /// Where it listens instead, if the block wants a socket.
+    pub app_socket: Option<String>,
+    /// The schema of events: an absolute path, because the document moves.
+    pub event_schema: Option<PathBuf>,
+    /// The schema of results.
+    pub result_schema: Option<PathBuf>,
     /// Where the input's admin port is.
     pub input_admin: u16,
     /// Where the output's admin port is.
@@ -23,23 +29,28 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Takes what the document chooses, and free ports for the rest.
+    /// Takes what the document chooses, free ports for the rest, and sockets in this folder.
     ///
     /// # Errors
     /// If the machine has no free port.
     pub fn choose(
         block: &Block,
         bootstrap: Option<String>,
-        publish_socket: &Path,
+        sockets: &Path,
     ) -> std::io::Result<Self> {
+        let socket = |name: &str| sockets.join(name).display().to_string();
+        let by_socket = block.app.contract.transport == Transport::UnixSocket;
         let chosen = |port: millrace_core::contract::block::Port| match (port.chosen, port.number) {
             (true, number) if number != 0 => Ok(number),
             _ => free_port(),
         };
         Ok(Self {
             bootstrap,
-            publish_socket: publish_socket.display().to_string(),
+            publish_socket: socket("publish.sock"),
+            app_socket: by_socket.then(|| socket("app.sock")),
             app: chosen(block.app.port)?,
+            event_schema: block.input.schema.clone(),
+            result_schema: block.output.schema.clone(),
             input_admin: chosen(block.admin.input_port)?,
             output_admin: chosen(block.admin.output_port)?,
         })
@@ -80,6 +91,9 @@ pub fn resolve(mut document: Value, addresses: &Addresses) -> Value {
         }
     }
     put(spec, &["app", "port"], json!(addresses.app));
+    if let Some(socket) = &addresses.app_socket {
+        put(spec, &["app", "socket"], json!(socket));
+    }
     put(spec, &["admin", "inputPort"], json!(addresses.input_admin));
     put(
         spec,
@@ -91,6 +105,15 @@ pub fn resolve(mut document: Value, addresses: &Addresses) -> Value {
         &["publish", "socket"],
         json!(addresses.publish_socket),
     );
+    let schemas = [
+        ("input", &addresses.event_schema),
+        ("output", &addresses.result_schema),
+    ];
+    for (section, schema) in schemas {
+        if let Some(path) = schema {
+            put(spec, &[section, "schema"], json!(path));
+        }
+    }
     if embedded && spec.pointer("/topics/create").is_none() {
         // The default on an embedded connection (D-S1), which is not to be seen any more.
         put(spec, &["topics", "create"], json!("Missing"));
@@ -122,6 +145,9 @@ mod tests {
             bootstrap: Some("127.0.0.1:19092".into()),
             publish_socket: "/tmp/p.sock".into(),
             app: 8081,
+            app_socket: Some("/tmp/a.sock".into()),
+            event_schema: Some("/here/event.json".into()),
+            result_schema: None,
             input_admin: 9500,
             output_admin: 9501,
         }
@@ -146,6 +172,11 @@ mod tests {
                 Some(&json!("b:1"))
             );
             assert_eq!(spec.pointer("/app/port"), Some(&json!(8081)));
+            assert_eq!(spec.pointer("/app/socket"), Some(&json!("/tmp/a.sock")));
+            assert_eq!(
+                spec.pointer("/input/schema"),
+                Some(&json!("/here/event.json"))
+            );
             assert_eq!(spec.pointer("/app/shadow"), Some(&json!("Safe")));
             assert_eq!(spec.pointer("/publish/socket"), Some(&json!("/tmp/p.sock")));
             assert_eq!(spec.pointer("/topics/create"), Some(&json!("Missing")));

@@ -96,7 +96,17 @@ impl Error {
 /// # Errors
 /// See [`Error`].
 pub fn load(path: &Path, environment: &Environment) -> Result<Block, Error> {
-    parse(path, &read(path)?, environment)
+    let mut block = parse(path, &read(path)?, environment)?;
+    // Everybody who gets the block may live in another folder than the document.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for schema in [&mut block.input.schema, &mut block.output.schema]
+        .into_iter()
+        .flatten()
+    {
+        let joined = folder.join(&*schema);
+        *schema = std::path::absolute(&joined).unwrap_or(joined);
+    }
+    Ok(block)
 }
 
 /// The same for a document in memory; `path` is for messages only.

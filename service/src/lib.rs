@@ -18,3 +18,5 @@ pub mod shutdown;
 pub mod admin;
 
 pub mod http;
+
+pub mod schema;

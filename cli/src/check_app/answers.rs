@@ -1,8 +1,10 @@
 //! Reads what an app answered: the negotiation document, refusals, and successes that are none.
 
+use std::collections::BTreeSet;
+
 use millrace_core::contract::app::Offer;
 use millrace_core::contract::app::offer::CONTRACT;
-use millrace_core::outcome::{Class, Failure, FailureKind, Item, Outcome};
+use millrace_core::outcome::{Class, Failure, FailureKind, Item, Outcome, Output};
 use serde::Deserialize;
 
 use super::findings::Notes;
@@ -46,6 +48,84 @@ pub(super) fn negotiated(body: &[u8], notes: &mut Notes) -> Option<Offer> {
         notes.remark("the app offers push mode only, which this version does not run");
     }
     Some(about)
+}
+
+/// What is wrong with the attributes of a CloudEvent that was taken as a result.
+pub(super) fn odd_attributes(output: &Output) -> Vec<String> {
+    if !output.cloud_event {
+        return Vec::new();
+    }
+    let value = output.value.as_deref().unwrap_or_default();
+    let mut attributes: Vec<(String, String)> = output
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.strip_prefix(b"ce_")?;
+            let value = value.as_deref().unwrap_or_default();
+            Some((lossy(name), lossy(value)))
+        })
+        .collect();
+    if attributes.is_empty()
+        && let Ok(serde_json::Value::Object(members)) = serde_json::from_slice(value)
+    {
+        let is_data = |name: &str| matches!(name, "data" | "data_base64");
+        let texts = members.into_iter().filter(|(name, _)| !is_data(name));
+        attributes = texts
+            .map(|(name, value)| {
+                (
+                    name,
+                    value.as_str().map_or(value.to_string(), str::to_owned),
+                )
+            })
+            .collect();
+    }
+    let mut problems = Vec::new();
+    for (name, value) in attributes {
+        let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if !name.bytes().all(allowed) {
+            problems.push(format!("the attribute `{name}` is not of a-z and 0-9"));
+        }
+        match name.as_str() {
+            "specversion" if value != "1.0" => {
+                problems.push(format!("`specversion` is {value:?}; we speak \"1.0\""));
+            }
+            "time" if !is_rfc_3339(&value) => {
+                problems.push(format!("`time` is {value:?}; write 2026-01-01T00:00:00Z"));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `2026-01-01T00:00:00.5+01:00`.
+fn is_rfc_3339(text: &str) -> bool {
+    let matches = |text: &str, form: &str| {
+        text.len() == form.len()
+            && text.bytes().zip(form.bytes()).all(|(c, f)| match f {
+                b'0' => c.is_ascii_digit(),
+                other => c.eq_ignore_ascii_case(&other),
+            })
+    };
+    let Some((start, rest)) = text.split_at_checked(19) else {
+        return false;
+    };
+    let zone = match rest.strip_prefix('.') {
+        Some(fraction) => {
+            let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            if zone.len() == fraction.len() {
+                return false;
+            }
+            zone
+        }
+        None => rest,
+    };
+    let offset = matches(zone, "+00:00") || matches(zone, "-00:00");
+    matches(start, "0000-00-00T00:00:00") && (offset || matches(zone, "Z"))
 }
 
 /// Why the whole call or its only event failed.
@@ -102,12 +182,21 @@ pub(super) fn speaks_of_an_error(body: &[u8]) -> bool {
 
 pub(super) fn answered_ids(body: &[u8]) -> Option<Vec<String>> {
     #[derive(Deserialize)]
+    struct OfParent {
+        millraceparent: String,
+    }
+    #[derive(Deserialize)]
     struct Answered {
         results: Vec<Id>,
     }
     #[derive(Deserialize)]
     struct Id {
         id: String,
+    }
+    // In a batch of CloudEvents several results may name one parent.
+    if let Ok(events) = serde_json::from_slice::<Vec<OfParent>>(body) {
+        let parents: BTreeSet<_> = events.into_iter().map(|one| one.millraceparent).collect();
+        return Some(parents.into_iter().collect());
     }
     let answered: Answered = serde_json::from_slice(body).ok()?;
     Some(
@@ -192,6 +281,20 @@ mod tests {
         for wrong in ["soon", "1994-11-06", "Sun, 06 Nov 1994 28:49:37 GMT", ""] {
             assert!(!is_http_date(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn attributes_of_cloud_events_are_looked_at() {
+        let output = |value: &'static str| Output {
+            value: Some(value.into()),
+            cloud_event: true,
+            ..Output::default()
+        };
+        let good =
+            r#"{"specversion":"1.0","id":"1","time":"2026-01-01T00:00:00.5+01:00","data":{"A":1}}"#;
+        assert_eq!(odd_attributes(&output(good)), Vec::<String>::new());
+        let odd = r#"{"specversion":"0.3","camelCase":"1","time":"yesterday"}"#;
+        assert_eq!(odd_attributes(&output(odd)).len(), 3);
     }
 
     #[test]

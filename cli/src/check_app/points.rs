@@ -1,12 +1,12 @@
 //! The points of the list in app-contract.md, asked one after the other.
 //!
-//! Not asked yet: 9 (push mode) and the CloudEvents half of 10, which this version does not run.
+//! Not asked yet: 9 (push mode), which this version does not run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millrace_core::contract::app::{OFFER_PATH, Offer};
+use millrace_core::contract::app::{ContentMode, OFFER_PATH, Offer};
 use millrace_core::outcome::{Class, FailureKind, Item, Outcome};
 use millrace_core::token::Stamp;
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ use super::compare;
 use super::events::{self, Odd};
 use super::findings::{Finding, Findings, Notes, skipped};
 use super::parallel::Lane;
-use super::probe::{Asked, Plan, Probe, Wanted};
+use super::probe::{Asked, Plan, Probe, Wanted, WantedContent};
 use crate::chain;
 use crate::http::{Answer, Call, CallError, Connection};
 use crate::records::Draft;
@@ -50,15 +50,25 @@ pub async fn check(plan: Plan) -> Result<Findings, Unreachable> {
     })
 }
 
-struct Check {
-    probe: Probe,
+pub(super) struct Check {
+    pub(super) probe: Probe,
     /// Every answer so far, for point 11.
-    seen: Vec<Answer>,
+    pub(super) seen: Vec<Answer>,
 }
 
 impl Check {
     async fn all(&mut self) -> Result<Vec<Finding>, Unreachable> {
         let (first, negotiation) = self.health_and_negotiation().await?;
+        let offered: &[String] = negotiation.as_ref().map_or(&[], |about| &about.content);
+        let offers = |word: &str| offered.iter().any(|one| one.eq_ignore_ascii_case(word));
+        let (raw, cloud_events) = match self.probe.plan.content {
+            WantedContent::Auto => (offered.is_empty() || offers("raw"), offers("cloudevents")),
+            WantedContent::Raw => (true, false),
+            WantedContent::CloudEvents => (false, true),
+        };
+        if !raw {
+            self.probe = self.probe.asking(ContentMode::Binary);
+        }
         let (single, batch) = self.kinds(negotiation.as_ref()).await;
         let idempotent = negotiation.as_ref().is_some_and(|about| about.idempotent);
         let mut points = vec![first];
@@ -86,7 +96,8 @@ impl Check {
         points.push(self.parallel(single, idempotent).await);
         points.push(self.deadline_and_abort(single).await);
         points.push(skipped(9, "push mode", "this version runs reply mode only"));
-        points.push(self.shadow(single).await);
+        let forms = cloud_events.then_some((single, batch));
+        points.push(self.shadow_and_forms(single, forms).await);
         points.push(self.error_bodies());
         Ok(points)
     }
@@ -96,7 +107,7 @@ impl Check {
     }
 
     /// A sample, or an event that any app should at least refuse politely.
-    fn some_event(&self) -> Draft {
+    pub(super) fn some_event(&self) -> Draft {
         self.sample().unwrap_or_else(|| Draft {
             key: Some(Bytes::from_static(b"cust-1")),
             value: Some(Bytes::from_static(b"{}")),
@@ -508,9 +519,13 @@ impl Check {
         notes.finding(8, DEADLINE)
     }
 
-    async fn shadow(&mut self, single: bool) -> Finding {
+    /// `forms`: whether single and batch requests are asked with CloudEvents, too.
+    async fn shadow_and_forms(&mut self, single: bool, forms: Option<(bool, bool)>) -> Finding {
         let mut notes = Notes::default();
-        notes.remark("CloudEvents were not asked: this version sends raw events");
+        match forms {
+            Some((single, batch)) => self.cloud_events(&mut notes, single, batch).await,
+            None => notes.remark("CloudEvents were not asked: the app does not offer them"),
+        }
         let draft = self.some_event();
         let mut outcomes = Vec::new();
         for stamp in [Stamp::Live, Stamp::Shadow] {
@@ -562,7 +577,7 @@ impl Check {
     }
 }
 
-async fn alone(probe: &Probe, draft: &Draft, single: bool) -> Result<Asked, CallError> {
+pub(super) async fn alone(probe: &Probe, draft: &Draft, single: bool) -> Result<Asked, CallError> {
     if single {
         return probe.ask(draft, Stamp::Live).await;
     }
@@ -578,6 +593,6 @@ const TWICE: &str = "the same request twice";
 const OVERSIZED: &str = "an oversized request is refused with 413";
 const PARALLEL_NAME: &str = "parallel requests on kept connections";
 const DEADLINE: &str = "answers in time, survives aborted requests";
-const SHADOW: &str = "shadow mode is accepted";
+const SHADOW: &str = "shadow mode and CloudEvents are accepted";
 const ERRORS: &str = "Retry-After and error bodies parse";
 const NO_SAMPLE: &str = "no sample given (--sample)";

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use http::{HeaderMap, Method};
 use millrace_core::contract::app::{
-    AnswerHead, CallContext, EmptyBody, RequestMode, batch_body, batch_headers, read_batch,
-    read_single, single_headers,
+    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, batch_body, batch_headers,
+    read_batch, read_single, single_body, single_headers,
 };
 use millrace_core::event::{EventsBuilder, Timestamp, TimestampKind};
 use millrace_core::identity::PartitionIdentity;
@@ -37,6 +36,17 @@ pub enum Wanted {
     Batch,
 }
 
+/// How events look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum WantedContent {
+    /// Raw bytes, and CloudEvents besides if the app offers them in its negotiation document.
+    Auto,
+    /// Only raw bytes.
+    Raw,
+    /// CloudEvents everywhere.
+    CloudEvents,
+}
+
 /// What to check and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -48,6 +58,8 @@ pub struct Plan {
     pub health: String,
     /// Kind of requests.
     pub wanted: Wanted,
+    /// How events look.
+    pub content: WantedContent,
     /// `app.contract.timeout`.
     pub timeout: Duration,
     /// `app.maxRequestBytes`.
@@ -74,6 +86,7 @@ impl Requests {
             path: "/process".to_owned(),
             health: "/healthz".to_owned(),
             wanted: Wanted::Auto,
+            content: WantedContent::Raw,
             timeout: Duration::from_secs(30),
             max_request_bytes: 8 << 20,
             max_response_bytes: 8 << 20,
@@ -120,6 +133,8 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) fn new(plan: Plan) -> Self {
         let context = |request| CallContext {
+            content: ContentMode::Raw,
+            cluster: "check".to_owned(),
             path: plan.path.clone(),
             release: "check-app".to_owned(),
             max_attempts: 5,
@@ -134,6 +149,21 @@ impl Probe {
             single: Arc::new(context(RequestMode::Single)),
             batch: Arc::new(context(RequestMode::Batch)),
             plan: Arc::new(plan),
+        }
+    }
+
+    /// The same, asking with events of this form.
+    pub(super) fn asking(&self, content: ContentMode) -> Self {
+        let with = |context: &CallContext| {
+            Arc::new(CallContext {
+                content,
+                ..context.clone()
+            })
+        };
+        Self {
+            plan: Arc::clone(&self.plan),
+            single: with(&self.single),
+            batch: with(&self.batch),
         }
     }
 
@@ -187,7 +217,7 @@ impl Probe {
             method: Method::POST,
             path: self.single.target(),
             headers,
-            body: Bytes::copy_from_slice(called.event.value().unwrap_or_default()),
+            body: single_body(&self.single, called),
         }
     }
 

@@ -98,6 +98,7 @@ async fn findings(app: App) -> Findings {
         path: "/process".to_owned(),
         health: "/healthz".to_owned(),
         wanted: Wanted::Auto,
+        content: WantedContent::Auto,
         timeout: Duration::from_secs(5),
         max_request_bytes: 100_000,
         max_response_bytes: 1 << 20,
@@ -160,6 +161,7 @@ async fn the_echo_app_passes() {
         path: "/process".to_owned(),
         health: "/healthz".to_owned(),
         wanted: Wanted::Auto,
+        content: WantedContent::Auto,
         timeout: Duration::from_secs(5),
         max_request_bytes: 8 << 20,
         max_response_bytes: 8 << 20,
@@ -264,6 +266,79 @@ fn by_place(asked: &Asked) -> Response<Full<Bytes>> {
     answer(200, serde_json::json!({"results": results}).to_string())
 }
 
+/// A good app that takes CloudEvents, too, and answers with what came.
+fn good_with_cloud_events(asked: &Asked) -> Response<Full<Bytes>> {
+    let of = |name: &str| {
+        asked
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let kind = of("content-type").unwrap_or_default();
+    let binary = of("ce-id").is_some();
+    match asked.path.as_str() {
+        "/.well-known/millrace" => answer(
+            200,
+            r#"{"contract":"1","modes":["reply"],"requests":["single","batch"],"content":["raw","cloudevents"],"max_batch":20}"#,
+        ),
+        "/process" if kind == "application/cloudevents+json" => {
+            let mut response = answer(200, asked.body.clone());
+            let kind = http::HeaderValue::from_static("application/cloudevents+json");
+            response.headers_mut().insert("content-type", kind);
+            response
+        }
+        "/process" if binary => {
+            let mut response = good(asked);
+            for name in ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"] {
+                if let Some(value) = asked.headers.get(name) {
+                    response.headers_mut().insert(name, value.clone());
+                }
+            }
+            response
+        }
+        "/process-batch" if kind == "application/cloudevents-batch+json" => {
+            let mut events: Vec<serde_json::Value> = serde_json::from_slice(&asked.body).unwrap();
+            for event in &mut events {
+                event["millraceparent"] = event["millraceid"].clone();
+            }
+            let mut response = answer(200, serde_json::to_vec(&events).unwrap());
+            let kind = http::HeaderValue::from_static("application/cloudevents-batch+json");
+            response.headers_mut().insert("content-type", kind);
+            response
+        }
+        _ => good(asked),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cloud_events_are_asked_in_every_form_if_the_app_offers_them() {
+    let findings = findings(good_with_cloud_events).await;
+    assert!(findings.ok, "{findings:#?}");
+    check_breach(10, |asked| {
+        let mut response = good_with_cloud_events(asked);
+        let time = http::HeaderValue::from_static("yesterday");
+        if response.headers().contains_key("ce-time") {
+            response.headers_mut().insert("ce-time", time);
+        }
+        response
+    })
+    .await;
+    check_breach(10, |asked| match asked.headers.contains_key("ce-id") {
+        // Answers without a word of CloudEvents.
+        true => good(asked),
+        false => good_with_cloud_events(asked),
+    })
+    .await;
+    check_breach(10, |asked| {
+        let kind = asked.headers.get("content-type");
+        match kind.is_some_and(|kind| kind == "application/cloudevents+json") {
+            true => answer(415, ""),
+            false => good_with_cloud_events(asked),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_app_that_does_not_run_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -274,6 +349,7 @@ async fn an_app_that_does_not_run_is_unreachable() {
         path: "/process".to_owned(),
         health: "/healthz".to_owned(),
         wanted: Wanted::Auto,
+        content: WantedContent::Auto,
         timeout: Duration::from_secs(1),
         max_request_bytes: 1,
         max_response_bytes: 1,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use millrace_core::contract::block::Problem;
 use millrace_service::config;
+use millrace_service::schema::{self, Schemas};
 use serde_json::{Value, json};
 
 use crate::connect::{Brokers, Document};
@@ -74,8 +75,10 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
         Where::Laptop => block.problems_on_a_laptop(),
         Where::Cluster => block.problems_on_a_cluster(),
     };
+    let schemas = Schemas::load(block).err().unwrap_or_default();
     let later = block.not_in_this_version();
-    let checks = if arguments.connect && problems.is_empty() {
+    let right = problems.is_empty() && schemas.is_empty();
+    let checks = if arguments.connect && right {
         let app = (!arguments.no_app).then(|| arguments.app.clone());
         preflight::run(&document, &arguments.brokers, app).await?
     } else {
@@ -84,16 +87,17 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
     let failed = checks.iter().any(|check| check.verdict == Verdict::Failed);
     match arguments.output {
         Format::Json => screen.print_json(&json!({
-            "ok": problems.is_empty() && !failed,
-            "problems": problems.iter().map(problem).collect::<Vec<_>>(),
+            "ok": right && !failed,
+            "problems": problems.iter().map(problem).chain(schemas.iter().map(broken)).collect::<Vec<_>>(),
             "not_in_this_version": later.iter().map(problem).collect::<Vec<_>>(),
             "checks": checks,
         }))?,
         Format::Text => {
-            screen.print(&text(&arguments, &problems, later, &checks, screen))?;
+            let schemas: Vec<String> = schemas.iter().map(|error| chain(error)).collect();
+            screen.print(&text(&arguments, &problems, &schemas, later, &checks, screen))?;
         }
     }
-    Ok(if !problems.is_empty() {
+    Ok(if !right {
         Ending::Wrong
     } else if failed {
         Ending::Failed
@@ -121,6 +125,11 @@ fn wrong(arguments: &Arguments, error: &config::Error, screen: Screen) -> anyhow
     Ok(Ending::Wrong)
 }
 
+/// A schema that the document names and that cannot be used.
+fn broken(error: &schema::Error) -> Value {
+    json!({"path": error.key(), "message": chain(error)})
+}
+
 fn problem(problem: &Problem) -> Value {
     json!({
         "path": problem.path,
@@ -135,6 +144,7 @@ fn problem(problem: &Problem) -> Value {
 fn text(
     arguments: &Arguments,
     problems: &[Problem],
+    schemas: &[String],
     later: &[Problem],
     checks: &[Check],
     screen: Screen,
@@ -142,6 +152,9 @@ fn text(
     let mut lines = Vec::new();
     for problem in problems {
         lines.push(screen.bad(&problem.to_string()));
+    }
+    for schema in schemas {
+        lines.push(screen.bad(schema));
     }
     for problem in later {
         lines.push(format!("not in this version: {problem}"));
@@ -154,7 +167,7 @@ fn text(
         };
         lines.push(format!("{mark} {}: {}", check.name, check.detail));
     }
-    if problems.is_empty() {
+    if problems.is_empty() && schemas.is_empty() {
         lines.push(format!(
             "{}: the document is right",
             arguments.file.display()

@@ -8,7 +8,7 @@ use clap::Args;
 use millrace_core::contract::app::EmptyBody;
 
 use super::{read_source, seconds};
-use crate::check_app::{Findings, Plan, Verdict, Wanted, check};
+use crate::check_app::{Findings, Plan, Verdict, Wanted, WantedContent, check};
 use crate::http::Address;
 use crate::records::{Draft, parse_json};
 use crate::screen::{Format, Screen};
@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Kind of requests
     #[arg(long, value_enum, default_value_t = Wanted::Auto)]
     request: Wanted,
+    /// How events look
+    #[arg(long, value_enum, default_value_t = WantedContent::Auto)]
+    content: WantedContent,
     /// `app.path`; batches go to this path with `-batch`
     #[arg(long, default_value = "/process")]
     path: String,
@@ -86,6 +89,7 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
         path: arguments.path,
         health: arguments.health,
         wanted: arguments.request,
+        content: arguments.content,
         timeout: arguments.timeout,
         max_request_bytes: arguments.max_request_bytes,
         max_response_bytes: arguments.max_response_bytes,

@@ -2,7 +2,7 @@
 //! and what its answer means.
 //!
 //! [`request`] writes calls, [`answer`] reads heads and single answers, [`batch`] reads batches,
-//! [`offer`] what the app says about itself.
+//! [`offer`] what the app says about itself, [`cloud_events`] the other form of both.
 //!
 //! Invariant: every answer, whatever its bytes, becomes an [`Outcome`](crate::outcome::Outcome)
 //! with a class of delivery.md's table.
@@ -11,6 +11,7 @@
 
 pub mod answer;
 pub mod batch;
+pub mod cloud_events;
 mod date;
 mod json;
 pub mod offer;
@@ -19,7 +20,7 @@ pub mod request;
 pub use answer::{AnswerHead, read_single};
 pub use batch::read_batch;
 pub use offer::{OFFER_PATH, Offer, Refusal};
-pub use request::{batch_body, batch_headers, single_headers, too_large};
+pub use request::{batch_body, batch_headers, single_body, single_headers, too_large};
 
 /// What an empty body of a success means (`app.contract.emptyBody`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,17 @@ pub enum RequestMode {
     Batch,
 }
 
+/// How an event looks (`app.contract.content`, `app.contract.structured`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContentMode {
+    /// The value's bytes.
+    Raw,
+    /// A CloudEvent: attributes in headers, the value as body.
+    Binary,
+    /// A CloudEvent in JSON.
+    Structured,
+}
+
 /// What all calls of a block share.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallContext {
@@ -58,6 +70,10 @@ pub struct CallContext {
     pub empty_body: EmptyBody,
     /// One event per request, or several.
     pub request: RequestMode,
+    /// How an event looks; a batch of CloudEvents is always in JSON.
+    pub content: ContentMode,
+    /// The cluster id of the input, part of the source of made CloudEvents.
+    pub cluster: String,
     /// `app.maxRequestBytes`.
     pub max_request_bytes: usize,
     /// `app.maxResponseBytes`.

@@ -363,6 +363,8 @@ pub struct Admin {
     pub output_port: Port,
     /// What `/v1/*` asks for; `None` only on loopback.
     pub token: Option<Secret>,
+    /// Whether `/v1/tap` may show keys and values.
+    pub tap_payloads: bool,
 }
 
 /// `publish`.

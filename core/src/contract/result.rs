@@ -91,7 +91,9 @@ pub fn write_result(
         output.value.as_deref(),
     );
     for (name, value) in event.headers() {
-        if !is_reserved(name) && !output.headers.iter().any(|(own, _)| own == name) {
+        let replaced = output.headers.iter().any(|(own, _)| own == name)
+            || (output.cloud_event && is_cloud_event_header(name));
+        if !is_reserved(name) && !replaced {
             frame.header(name, value);
         }
     }
@@ -114,6 +116,11 @@ pub fn write_result(
     );
     frame.header(RELEASE, Some(c.release.as_bytes()));
     frame.header(EPOCH, Some(itoa::Buffer::new().format(c.epoch).as_bytes()));
+}
+
+/// What makes a record a CloudEvent, or says what its data is (A-C2).
+fn is_cloud_event_header(name: &[u8]) -> bool {
+    name.starts_with(b"ce_") || name.eq_ignore_ascii_case(b"content-type")
 }
 
 fn timestamp_of(event: &Event) -> Option<i64> {

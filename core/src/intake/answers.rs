@@ -121,6 +121,14 @@ impl Intake {
                 return;
             }
         };
+        if failure.is_some_and(|f| f.kind == FailureKind::EventSchema) {
+            // The app was not asked: nothing was learned about it.
+            self.window.closed();
+            if open.probe {
+                self.breaker.probe_abandoned(now);
+            }
+            return;
+        }
         match failure.map(|f| (f.class, f.kind)) {
             None => self.window.succeeded(now.since(open.sent)),
             Some((

@@ -4,9 +4,13 @@
 
 mod answers;
 mod app_faults;
+mod cloud_events;
 mod ends;
 mod failures;
 mod laptop;
 mod outages;
+mod schemas;
 mod sizes;
 mod starts;
+mod taps;
+mod transports;

@@ -56,7 +56,7 @@ impl World {
         }
         let request = http::Request {
             method,
-            path: path.to_owned(),
+            path: path.to_owned().into(),
             headers: map,
             body: Bytes::new(),
         };

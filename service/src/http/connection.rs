@@ -1,4 +1,4 @@
-//! One keep-alive connection, driven by the call that uses it.
+//! One keep-alive HTTP/1.1 connection, driven by the call that uses it.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,9 +12,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use millrace_core::limits::ANSWER_HEADERS_MAX;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::stream::{Counted, Stream};
 use super::{Error, Response};
 
 pub(super) type Outgoing = http::Request<Full<Bytes>>;
@@ -28,6 +27,10 @@ pub(super) struct Written(AtomicU64);
 impl Written {
     pub(super) fn any(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn note(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -48,12 +51,9 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) async fn start(stream: TcpStream) -> Result<Self, hyper::Error> {
+    pub(super) async fn start(stream: Stream) -> Result<Self, hyper::Error> {
         let written = Arc::new(AtomicU64::new(0));
-        let counted = Counted {
-            stream,
-            written: Arc::clone(&written),
-        };
+        let counted = Counted::new(stream, Arc::clone(&written));
         let (sender, driver) = http1::Builder::new()
             .max_headers(ANSWER_HEADERS_MAX)
             .handshake(TokioIo::new(counted))
@@ -118,16 +118,12 @@ impl Connection {
         let mut work = std::pin::pin!(work);
         poll_fn(|context| {
             self.drive(context);
-            let left = self.written.load(Ordering::Relaxed) - before;
-            progress.0.store(left, Ordering::Relaxed);
+            progress.note(self.written.load(Ordering::Relaxed) - before);
             let answer = work.as_mut().poll(context);
             // Reading the answer makes room for more of it, which only the driver brings.
             if answer.is_pending() {
                 self.drive(context);
-                progress.0.store(
-                    self.written.load(Ordering::Relaxed) - before,
-                    Ordering::Relaxed,
-                );
+                progress.note(self.written.load(Ordering::Relaxed) - before);
                 return work.as_mut().poll(context);
             }
             answer
@@ -172,7 +168,29 @@ async fn read(
             Some(request) => Broken::Unsent(Box::new(request)),
             None => Broken::Io(failed.into_error()),
         });
-    let (head, mut incoming) = answer?.into_parts();
+    read_parts(answer?, response_bytes_max).await
+}
+
+/// Reads the body of an answer of which the head is there.
+pub(super) async fn read_answer(
+    answer: http::Response<Incoming>,
+    response_bytes_max: usize,
+) -> Result<Response, Error> {
+    let read = read_parts(answer, response_bytes_max).await;
+    read.map_err(|broken| match broken {
+        Broken::TooLarge => Error::TooLarge {
+            limit_bytes: response_bytes_max,
+        },
+        Broken::Io(error) => Error::LostAfterWrite(Some(error)),
+        Broken::Unsent(_) => unreachable!("an answer has begun"),
+    })
+}
+
+async fn read_parts(
+    answer: http::Response<Incoming>,
+    response_bytes_max: usize,
+) -> Result<Response, Broken> {
+    let (head, mut incoming) = answer.into_parts();
     // An answer that announces its size is refused without waiting for it.
     if incoming.size_hint().lower() > response_bytes_max as u64 {
         return Err(Broken::TooLarge);
@@ -231,68 +249,5 @@ impl Body {
             Self::One(part) => part,
             Self::Many(parts) => parts.freeze(),
         }
-    }
-}
-
-/// A stream that counts the bytes that the kernel took for sending.
-struct Counted {
-    stream: TcpStream,
-    written: Arc<AtomicU64>,
-}
-
-impl Counted {
-    fn count(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &result {
-            self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.count(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.count(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

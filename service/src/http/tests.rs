@@ -8,6 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+mod multiplexed;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// What a server does with one request of a connection.
@@ -59,6 +61,13 @@ async fn serve(mut stream: TcpStream, steps: &'static [Does], seen: Arc<AtomicUs
     std::future::pending::<()>().await;
 }
 
+fn idle(client: &Client) -> &Mutex<Vec<Connection>> {
+    match &client.pool {
+        Pool::Http1(idle) => idle,
+        Pool::Http2(_) => unreachable!("this client speaks HTTP/1.1"),
+    }
+}
+
 fn hello() -> Request {
     Request::post("/process", HeaderMap::new(), Bytes::from_static(b"hello"))
 }
@@ -84,9 +93,13 @@ async fn a_kept_connection_that_the_server_closed_is_replaced_without_telling() 
     client.send(hello(), SOON).await.unwrap();
     // Wait for the server's farewell, unless it came with the answer.
     let closed = async {
-        while let Some(mut kept) = client.take() {
+        let idle = idle(&client);
+        loop {
+            let Some(mut kept) = lock(idle).pop() else {
+                break;
+            };
             if kept.is_usable().await {
-                client.idle.lock().unwrap().push(kept);
+                lock(idle).push(kept);
             }
             tokio::task::yield_now().await;
         }
@@ -130,7 +143,7 @@ async fn the_deadline_is_outside_the_connection_and_closes_it() {
         "{error:?}"
     );
     assert!(
-        client.take().is_none(),
+        lock(idle(&client)).is_empty(),
         "a connection with an open request is never used again"
     );
     client.send(hello(), SOON).await.unwrap();
@@ -193,7 +206,7 @@ async fn calls_beyond_the_pool_wait_for_a_connection() {
         assert_eq!(call.await.unwrap().unwrap(), 200);
     }
     assert_eq!(requests.load(Ordering::SeqCst), 8);
-    assert!(client.idle.lock().unwrap().len() <= 4);
+    assert!(lock(idle(&client)).len() <= 4);
 }
 
 #[tokio::test]
@@ -201,4 +214,63 @@ async fn a_path_that_http_cannot_say_is_refused() {
     let client = Client::new(Settings::local(1, 1, 1)).unwrap();
     let error = client.send(Request::get("/a b"), SOON).await.unwrap_err();
     assert!(matches!(error, Error::Unsendable(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn f_24_after_a_half_open_connection_no_kept_one_is_trusted() {
+    // Both connections answer once; then the network swallows what comes.
+    let (client, requests) = server(&[
+        &[Does::Answer(OK), Does::Silence],
+        &[Does::Answer(OK), Does::Silence],
+        &[Does::Answer(OK), Does::Answer(OK)],
+    ])
+    .await;
+    let (one, two) = tokio::join!(client.send(hello(), SOON), client.send(hello(), SOON));
+    assert_eq!((one.unwrap().status, two.unwrap().status), (200, 200));
+    assert_eq!(lock(idle(&client)).len(), 2);
+    let error = client
+        .send(hello(), Duration::from_millis(50))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Timeout { written: true, .. }),
+        "{error:?}"
+    );
+    for _ in 0..2 {
+        assert_eq!(client.send(hello(), SOON).await.unwrap().status, 200);
+    }
+    assert_eq!(requests.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn a_socket_is_as_good_as_a_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    let settings = Settings::new(Server::Socket(path.clone()), 4, 1_000);
+    let client = Client::new(settings).unwrap();
+    let error = client.send(hello(), SOON).await.unwrap_err();
+    assert!(!error.may_have_happened(), "{error:?}");
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        loop {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\nhello") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).await.unwrap();
+                request.push(byte[0]);
+            }
+            let text = String::from_utf8(request).unwrap().to_lowercase();
+            assert!(text.contains("\r\nhost: localhost\r\n"), "{text}");
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    });
+    for _ in 0..2 {
+        let response = client.send(hello(), SOON).await.unwrap();
+        assert_eq!(&response.body[..], b"hi");
+    }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use super::json::{self, Member, OutputList, Outputs, Source, once};
-use super::{CallContext, EmptyBody, RequestMode, date};
+use super::{CallContext, ContentMode, EmptyBody, RequestMode, cloud_events, date};
 use crate::contract::beginning;
 use crate::limits::{
     ANSWER_HEADERS_MAX, DEAD_LETTER_BODY_BYTES_MAX, DEAD_LETTER_MESSAGE_BYTES_MAX,
@@ -55,6 +55,8 @@ pub struct AnswerHead<'a> {
     pub out_tombstone: bool,
     /// `Millrace-Out-Header-<name>`, in order.
     pub out_headers: Vec<(&'a str, &'a [u8])>,
+    /// `ce-<name>`, in order: the attributes of a CloudEvent.
+    pub cloud_event: Vec<(&'a str, &'a [u8])>,
     /// Whether there were more headers than are read.
     pub too_many_headers: bool,
 }
@@ -86,6 +88,8 @@ impl<'a> AnswerHead<'a> {
                 self.content_type = word;
             } else if name.eq_ignore_ascii_case("retry-after") {
                 self.retry_after = word;
+            } else if let Some(attribute) = without_prefix(name, "ce-") {
+                self.cloud_event.push((attribute, value));
             }
             return;
         };
@@ -111,9 +115,9 @@ impl<'a> AnswerHead<'a> {
     }
 
     /// Whether the media type, without its parameters, is this one.
-    fn is_type(&self, media_type: &str) -> bool {
-        let own = self.content_type.and_then(|value| value.split(';').next());
-        own.is_some_and(|own| own.trim().eq_ignore_ascii_case(media_type))
+    pub(super) fn is_type(&self, media_type: &str) -> bool {
+        self.content_type
+            .is_some_and(|own| cloud_events::is_type(own, media_type))
     }
 
     /// The wish to be left alone, where the status allows one (D-B5).
@@ -129,7 +133,7 @@ impl<'a> AnswerHead<'a> {
     }
 
     /// The result that the headers describe (A-S4).
-    fn output(&self, value: Option<Bytes>) -> Result<Output, &'static str> {
+    pub(super) fn output(&self, value: Option<Bytes>) -> Result<Output, &'static str> {
         let topic = match self.out_topic {
             None => None,
             Some(name) => {
@@ -163,6 +167,7 @@ impl<'a> AnswerHead<'a> {
             key,
             value,
             headers: headers.collect(),
+            cloud_event: false,
         })
     }
 }
@@ -264,6 +269,13 @@ fn success(
     }
     if head.is_type(STREAM_CONTENT_TYPE) {
         return Err("a stream of results was not asked for".into());
+    }
+    if c.content != ContentMode::Raw {
+        // A CloudEvent without data has an empty body.
+        let says_nothing = body.is_empty() && head.cloud_event.is_empty() && !head.out_tombstone;
+        if !says_nothing {
+            return cloud_events::answer::single(head, body);
+        }
     }
     let value = match (head.out_tombstone, body.is_empty(), c.empty_body) {
         (true, _, _) => None,
@@ -495,6 +507,27 @@ impl Failure {
                 &format!("the event is above app.maxRequestBytes ({bytes_max} bytes)"),
                 b"",
             )
+        }
+    }
+
+    /// The event breaks `input.schema`; the app never saw it.
+    pub fn event_breaks_schema(why: &str) -> Self {
+        Self {
+            class: Class::Permanent,
+            kind: FailureKind::EventSchema,
+            attempted: false,
+            code: "schema".to_owned(),
+            ..Self::refusal(&format!("the event breaks input.schema: {why}"), b"")
+        }
+    }
+
+    /// A result of the app breaks `output.schema`.
+    pub fn result_breaks_schema(why: &str) -> Self {
+        Self {
+            class: Class::Permanent,
+            kind: FailureKind::ResultSchema,
+            code: "schema".to_owned(),
+            ..Self::refusal(&format!("a result breaks output.schema: {why}"), b"")
         }
     }
 

@@ -15,7 +15,7 @@ use super::answer::{
     unknown_status,
 };
 use super::json::{Member, OutputList, Outputs, Source, once};
-use super::{CallContext, RequestMode};
+use super::{CallContext, ContentMode, RequestMode, cloud_events};
 use crate::identity::EventId;
 use crate::intake::io::{Call, Called};
 use crate::limits::RETRY_AFTER_SECONDS_MAX;
@@ -33,7 +33,7 @@ pub fn read_batch(
         Meaning::Body if body.len() > c.max_response_bytes => {
             Outcome::TooLarge(Failure::response_too_large(c.max_response_bytes))
         }
-        Meaning::Body => match success(call, head, &body) {
+        Meaning::Body => match success(c, call, head, &body) {
             Ok(items) => Outcome::Items(items),
             Err(message) => Outcome::Failed(Failure::malformed(&message, &body)),
         },
@@ -51,12 +51,20 @@ fn filter_all(call: &Call) -> Vec<Item> {
     call.events.iter().map(|_| Item::Filter).collect()
 }
 
-fn success(call: &Call, head: &AnswerHead<'_>, body: &Bytes) -> Result<Vec<Item>, String> {
+fn success(
+    c: &CallContext,
+    call: &Call,
+    head: &AnswerHead<'_>,
+    body: &Bytes,
+) -> Result<Vec<Item>, String> {
     if head.too_many_headers {
         return Err("it has too many headers".to_owned());
     }
     if is_filter(head)? {
         return Ok(filter_all(call));
+    }
+    if c.content != ContentMode::Raw && head.is_type(cloud_events::BATCH) {
+        return cloud_events::answer::batch(call, body);
     }
     let mut reading = Reading {
         source: Source::new(body),
@@ -72,7 +80,7 @@ fn success(call: &Call, head: &AnswerHead<'_>, body: &Bytes) -> Result<Vec<Item>
 }
 
 /// An event that the answer leaves out is tried again, counted (A-B1).
-fn missing() -> Item {
+pub(super) fn missing() -> Item {
     Item::Failed(failure(
         Class::Transient,
         "missing",
@@ -80,7 +88,7 @@ fn missing() -> Item {
     ))
 }
 
-fn failure(class: Class, code: &str, message: &str) -> Failure {
+pub(super) fn failure(class: Class, code: &str, message: &str) -> Failure {
     Failure {
         class,
         kind: FailureKind::Refused,
@@ -93,15 +101,15 @@ fn failure(class: Class, code: &str, message: &str) -> Failure {
 }
 
 /// Finds the event of an id. Answers in the order of the call need no index.
-struct Matching<'c> {
+pub(super) struct Matching<'c> {
     events: &'c [Called],
-    items: Vec<Option<Item>>,
+    pub(super) items: Vec<Option<Item>>,
     expected: usize,
     by_id: Vec<(EventId, usize)>,
 }
 
 impl<'c> Matching<'c> {
-    fn new(events: &'c [Called]) -> Self {
+    pub(super) fn new(events: &'c [Called]) -> Self {
         Self {
             events,
             items: events.iter().map(|_| None).collect(),
@@ -126,6 +134,23 @@ impl<'c> Matching<'c> {
         };
         self.items[index] = Some(item);
         self.expected = index + 1;
+        Ok(())
+    }
+
+    /// Stores an item of a form in which several results may name one event (A-C3).
+    pub(super) fn add(&mut self, id: EventId, item: Item) -> Result<(), &'static str> {
+        let known = self.events.iter().position(|called| called.id == id);
+        let index = known.ok_or("an id is not in the request")?;
+        let slot = &mut self.items[index];
+        *slot = Some(match (slot.take(), item) {
+            (None, item) => item,
+            (Some(Item::Emit(first)), Item::Emit(next)) => Item::EmitMany(vec![first, next]),
+            (Some(Item::EmitMany(mut results)), Item::Emit(next)) => {
+                results.push(next);
+                Item::EmitMany(results)
+            }
+            (Some(_), _) => return Err("an id comes twice, and not with results alone"),
+        });
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The three spellings of an HTTP date, for `Retry-After`.
+//! The three spellings of an HTTP date, for `Retry-After`, and the one of CloudEvents.
 
 /// Milliseconds since 1970 of an HTTP date.
 ///
@@ -82,6 +82,37 @@ fn seconds(year: i64, month: &str, day: i64, time: &str) -> Option<i64> {
     Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
+/// `2026-01-01T00:00:00.123Z`; `None` before 1970 and after the year 9999.
+pub(super) fn rfc_3339(ms: i64) -> Option<String> {
+    let seconds = ms.div_euclid(1_000);
+    let (days, in_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    if !(0..=2_932_896).contains(&days) {
+        return None;
+    }
+    // Years begin in March: then the day that only leap years have is the last (Gregorian
+    // calendar, eras of 400 years of 146,097 days).
+    let from_march = days + 719_468;
+    let (era, in_era) = (from_march / 146_097, from_march % 146_097);
+    let of_era = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
+    let in_year = in_era - (365 * of_era + of_era / 4 - of_era / 100);
+    let shifted = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = era * 400 + of_era + i64::from(month <= 2);
+    let (hour, minute, second) = (in_day / 3_600, in_day / 60 % 60, in_day % 60);
+    let rest = match ms.rem_euclid(1_000) {
+        0 => String::new(),
+        rest => format!(".{rest:03}"),
+    };
+    Some(format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{rest}Z"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +140,42 @@ mod tests {
         check("Sun, 06 Nov 1954 08:49:37 GMT", None);
         check("tomorrow", None);
         check("", None);
+    }
+
+    #[test]
+    fn times_of_cloud_events_are_rfc_3339() {
+        let check = |ms: i64, expect: Option<&str>| {
+            assert_eq!(rfc_3339(ms).as_deref(), expect, "{ms}");
+        };
+        check(0, Some("1970-01-01T00:00:00Z"));
+        check(1_767_225_600_000, Some("2026-01-01T00:00:00Z"));
+        check(1_767_225_600_010, Some("2026-01-01T00:00:00.010Z"));
+        check(951_782_400_000, Some("2000-02-29T00:00:00Z"));
+        check(951_868_799_999, Some("2000-02-29T23:59:59.999Z"));
+        check(4_107_542_400_000, Some("2100-03-01T00:00:00Z"));
+        check(253_402_300_799_999, Some("9999-12-31T23:59:59.999Z"));
+        check(253_402_300_800_000, None);
+        check(-1, None);
+        check(i64::MAX, None);
+        check(i64::MIN, None);
+    }
+
+    #[test]
+    fn both_calendars_agree() {
+        for day in 0..40_000_i64 {
+            let written = rfc_3339(day * 86_400_000).expect("in range");
+            let number =
+                |range: std::ops::Range<usize>| written[range].parse::<usize>().expect("digits");
+            let months = [
+                "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+            ];
+            let date = format!(
+                "Day, {:02} {} {:04} 00:00:00 GMT",
+                number(8..10),
+                months[number(5..7) - 1],
+                number(0..4)
+            );
+            assert_eq!(parse(&date), Some(day * 86_400_000), "{written}");
+        }
     }
 }

@@ -436,6 +436,7 @@ impl<'de> Visitor<'de> for OneOutput<'_, 'de> {
             key: key.unwrap_or_default(),
             value,
             headers: headers.unwrap_or_default(),
+            cloud_event: false,
         })
     }
 }

@@ -5,9 +5,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
 
 use super::json::{put_headers, put_member, put_text};
-use super::{CallContext, RequestMode};
+use super::{CallContext, ContentMode, RequestMode, cloud_events};
 use crate::event::{Event, TimestampKind};
 use crate::intake::io::{Call, Called};
 use crate::limits::FORWARDED_HEADER_BYTES_MAX;
@@ -16,8 +17,7 @@ use crate::token::Stamp;
 /// The media type of a batch request.
 pub const BATCH_CONTENT_TYPE: &str = "application/vnd.millrace.batch+json";
 
-/// Names every header of the request for one event; its body is the event's value, empty for a
-/// null.
+/// Names every header of the request for one event.
 pub fn single_headers(
     c: &CallContext,
     called: &Called,
@@ -25,9 +25,16 @@ pub fn single_headers(
     each: &mut dyn FnMut(&str, &[u8]),
 ) {
     let event = &called.event;
-    let content_type =
-        readable_header(event, b"content-type").unwrap_or(b"application/octet-stream");
+    let content_type = match c.content {
+        ContentMode::Raw | ContentMode::Binary => {
+            readable_header(event, b"content-type").unwrap_or(b"application/octet-stream")
+        }
+        ContentMode::Structured => cloud_events::structured_type(event),
+    };
     each("content-type", content_type);
+    if c.content == ContentMode::Binary {
+        cloud_events::binary_headers(c, called, each);
+    }
     each("millrace-id", called.id.as_str().as_bytes());
     each("millrace-topic", called.partition.topic().as_bytes());
     number("millrace-partition", called.partition.number(), each);
@@ -58,16 +65,43 @@ pub fn single_headers(
     }
 }
 
+/// The body of the request for one event: its value, empty for a null, unless it is a structured
+/// CloudEvent.
+pub fn single_body(c: &CallContext, called: &Called) -> Bytes {
+    match c.content {
+        ContentMode::Raw | ContentMode::Binary => {
+            Bytes::copy_from_slice(called.event.value().unwrap_or_default())
+        }
+        ContentMode::Structured => {
+            let mut body = Vec::with_capacity(called.event.bytes() * 2 + 512);
+            cloud_events::structured_body(c, called, &mut body);
+            body.into()
+        }
+    }
+}
+
 /// Names every header of the request for a batch.
 pub fn batch_headers(c: &CallContext, call: &Call, each: &mut dyn FnMut(&str, &[u8])) {
-    each("content-type", BATCH_CONTENT_TYPE.as_bytes());
+    let content_type = match c.content {
+        ContentMode::Raw => BATCH_CONTENT_TYPE,
+        ContentMode::Binary | ContentMode::Structured => cloud_events::BATCH,
+    };
+    each("content-type", content_type.as_bytes());
     call_headers(c, call, each);
 }
 
 /// Appends the body of a batch.
-pub fn batch_body(_: &CallContext, call: &Call, into: &mut Vec<u8>) {
+pub fn batch_body(c: &CallContext, call: &Call, into: &mut Vec<u8>) {
     let events: usize = call.events.iter().map(|called| called.event.bytes()).sum();
     into.reserve(events + events / 8 + call.events.len() * 192 + 16);
+    if c.content != ContentMode::Raw {
+        for (index, called) in call.events.iter().enumerate() {
+            into.push(if index == 0 { b'[' } else { b',' });
+            cloud_events::put_item(c, called, into);
+        }
+        into.push(b']');
+        return;
+    }
     into.extend_from_slice(b"{\"items\":[");
     for (index, called) in call.events.iter().enumerate() {
         into.extend_from_slice(if index == 0 { b"\n" } else { b",\n" });
@@ -79,15 +113,29 @@ pub fn batch_body(_: &CallContext, call: &Call, into: &mut Vec<u8>) {
 /// Whether the request for this event alone is above `app.maxRequestBytes`.
 pub fn too_large(c: &CallContext, called: &Called) -> bool {
     match c.request {
-        RequestMode::Single => called.event.value().map_or(0, <[u8]>::len) > c.max_request_bytes,
+        RequestMode::Single => {
+            let bytes = match c.content {
+                ContentMode::Raw | ContentMode::Binary => {
+                    called.event.value().map_or(0, <[u8]>::len)
+                }
+                ContentMode::Structured => single_body(c, called).len(),
+            };
+            bytes > c.max_request_bytes
+        }
         RequestMode::Batch => {
             // A byte takes at most six in JSON, and the rest of an item is small.
             if called.event.bytes() * 6 + 1024 <= c.max_request_bytes {
                 return false;
             }
             let mut item = Vec::new();
-            put_item(&mut item, called);
-            item.len() + "{\"items\":[\n]}".len() > c.max_request_bytes
+            let around = if c.content == ContentMode::Raw {
+                put_item(&mut item, called);
+                "{\"items\":[\n]}".len()
+            } else {
+                cloud_events::put_item(c, called, &mut item);
+                "[]".len()
+            };
+            item.len() + around > c.max_request_bytes
         }
     }
 }
@@ -177,7 +225,7 @@ fn number(name: &str, number: impl itoa::Integer, each: &mut dyn FnMut(&str, &[u
 }
 
 /// The last value of a record header, if HTTP carries it unchanged.
-fn readable_header<'e>(event: &'e Event, name: &[u8]) -> Option<&'e [u8]> {
+pub(super) fn readable_header<'e>(event: &'e Event, name: &[u8]) -> Option<&'e [u8]> {
     event.header(name)?.filter(|value| is_plain(value))
 }
 

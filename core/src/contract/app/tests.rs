@@ -21,6 +21,8 @@ pub(super) fn context() -> CallContext {
         all_headers: false,
         empty_body: EmptyBody::Error,
         request: RequestMode::Single,
+        content: ContentMode::Raw,
+        cluster: "demo".to_owned(),
         max_request_bytes: 8 << 20,
         max_response_bytes: 8 << 20,
     }

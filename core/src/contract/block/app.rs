@@ -15,6 +15,8 @@ pub struct App {
     pub image: Option<String>,
     /// Where it listens on 127.0.0.1.
     pub port: Port,
+    /// Where it listens instead, with `transport: UnixSocket`.
+    pub socket: PathBuf,
     /// Path of single requests; see [`App::batch_path`].
     pub path: String,
     /// Path of the health check.

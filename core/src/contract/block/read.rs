@@ -145,6 +145,7 @@ pub(super) fn draft(spec: &Value, found: &Found<'_>) -> Block {
             input_port: top.port("admin.inputPort", 9400),
             output_port: top.port("admin.outputPort", 9401),
             token: top.secret("admin.token"),
+            tap_payloads: top.flag("admin.tapPayloads"),
         },
         publish: Publish {
             socket: top.filled("publish.socket").map(PathBuf::from),

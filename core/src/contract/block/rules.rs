@@ -356,6 +356,26 @@ fn app(check: &mut Checker<'_>, block: &Block) {
             .because("C-2: a pushed result is matched to one event")
         },
     );
+    // The output takes pushes at their word; schemas are known to the input only.
+    let keys = ["app.contract.mode", "output.schema"];
+    check.refuse_if(push && block.output.schema.is_some(), &keys, || {
+        Problem::new(
+            "output.schema",
+            "a file",
+            "nothing, with app.contract.mode: Push",
+        )
+        .because("D-F4: results are checked in the app's answer")
+    });
+    let raw = app.contract.content == Content::Raw;
+    let keys = ["app.contract.content", "app.contract.structured"];
+    check.refuse_if(raw && app.contract.structured, &keys, || {
+        Problem::new(
+            "app.contract.structured",
+            "true",
+            "false, or app.contract.content: CloudEvents",
+        )
+        .because("A-C2: only a CloudEvent has a structured form")
+    });
     let command = app.local.as_ref().map_or(&[][..], |local| &local.command);
     check.refuse_if(
         check.has("app.local.command") && command.is_empty(),

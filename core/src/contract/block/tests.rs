@@ -328,14 +328,8 @@ fn what_this_version_cannot_do_is_a_valid_document_that_a_starter_refuses() {
     };
     check("delivery.guarantee", json!("ExactlyOnce"));
     check("app.contract.mode", json!("Push"));
-    check("app.contract.content", json!("CloudEvents"));
-    check("app.contract.structured", json!(true));
-    check("app.contract.transport", json!("UnixSocket"));
-    check("app.contract.transport", json!("Http2"));
     check("deadLetter.onDeadLetter", json!("ParkKey"));
     check("batch.adaptive", json!(true));
-    check("input.schema", json!("in.json"));
-    check("output.schema", json!("out.json"));
     check("telemetry.otlp.endpoint", json!("http://127.0.0.1:4317"));
     let hub = json!({"eventHubs": {"connectionString": {"file": "F"}, "checkpoints": {"url": "file:///tmp/x"}}});
     let block = Block::parse(&with(&[

@@ -206,6 +206,7 @@ fn d_f2_the_app_may_set_all_but_reserved_headers() {
             pair("kind", None),
             pair("MILLRACE-x", None),
         ],
+        cloud_event: false,
     };
     let written = result(&event, &output);
     assert_eq!(written.destination, "Topic(\"orders-alt\")");

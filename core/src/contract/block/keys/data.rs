@@ -67,7 +67,7 @@ pub(super) const KEYS: &[Key] = &[
     key("input.eventHubs.startAt", WordOr(START, &Instant), Required, "Where a new release begins.").rule("D-G9"),
     key("input.eventHubs.onDataLoss", Word(LOSS), Json("\"Stop\""), "What to do when positions are gone from the log.").rule("D-G10"),
     key("input.ttl", Duration(Zero::Refused), Nothing, "Older events are dead-lettered, reason ttl; absent: none are.").rule("D-D2"),
-    key("input.schema", Text(File), Nothing, "JSON Schema that event values must follow.").rule("D-F4").later(Later::Set),
+    key("input.schema", Text(File), Nothing, "File with the JSON Schema that event values must follow, relative to the document.").rule("D-F4"),
 
     key("output", Section, Required, "Where results go: exactly one of kafka and eventHubs."),
     key("output.kafka", Section, Nothing, "Results to Kafka or the embedded broker."),
@@ -84,7 +84,7 @@ pub(super) const KEYS: &[Key] = &[
     key("output.eventHubs.deadLetter", Text(TopicOrNothing), Json("\"\""), "Event hub of dead letters; empty: the block's name with .dlq.").rule("D-D4"),
     key("output.eventHubs.verification", Text(TopicOrNothing), Json("\"\""), "Event hub of shadow results; empty: the block's name with .verify.").rule("J1"),
     key("output.eventHubs.maxBytes", Size(1), Json("1000000"), "Largest event that is sent.").rule("D-O3"),
-    key("output.schema", Text(File), Nothing, "JSON Schema that results must follow.").rule("D-F4").later(Later::Set),
+    key("output.schema", Text(File), Nothing, "File with the JSON Schema that values of results must follow, relative to the document.").rule("D-F4"),
 
     key("topics", Section, Nothing, "What to do about missing topics."),
     key("topics.create", Word(&["Never", "Missing"]), Depends("Missing on an embedded connection, else Never"), "Whether missing topics are created.").rule("D-S1"),

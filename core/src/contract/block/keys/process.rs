@@ -2,7 +2,7 @@
 
 use super::Absent::{Depends, Json, Nothing};
 use super::Form::{Any, Filled, Ip, UrlOrNothing};
-use super::Kind::{Secret, Section, Text, Whole, Word};
+use super::Kind::{Flag, Secret, Section, Text, Whole, Word};
 use super::{Key, Later, key};
 
 pub(super) const KEYS: &[Key] = &[
@@ -41,6 +41,13 @@ pub(super) const KEYS: &[Key] = &[
         "What /v1/* asks for; required when bind is not loopback.",
     )
     .rule("D-P6"),
+    key(
+        "admin.tapPayloads",
+        Flag,
+        Json("false"),
+        "Whether /v1/tap may show keys and values to those who ask for them.",
+    )
+    .rule("D-H3"),
     key(
         "publish",
         Section,

@@ -14,6 +14,7 @@ pub(super) fn app(top: &Scope<'_>) -> App {
     App {
         image: scope.filled("image"),
         port: scope.port("port", 8080),
+        socket: scope.text("socket").into(),
         path: scope.text("path"),
         health: scope.text("health"),
         contract: contract(&scope.inside("contract")),

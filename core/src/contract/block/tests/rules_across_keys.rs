@@ -135,6 +135,22 @@ fn c2_push_needs_single_requests() {
 }
 
 #[test]
+fn c2_schemas_and_structured_requests_go_where_they_can_be_obeyed() {
+    let pushed = [
+        ("app.contract.mode", json!("Push")),
+        ("output.schema", json!("result.json")),
+    ];
+    check(&pushed, "output.schema", "Push");
+    fine(&pushed[1..]);
+    let structured = [
+        ("app.contract.structured", json!(true)),
+        ("app.contract.content", json!("CloudEvents")),
+    ];
+    check(&structured[..1], "app.contract.structured", "CloudEvents");
+    fine(&structured);
+}
+
+#[test]
 fn c2_d_o6_topics_differ() {
     check(
         &[("output.kafka.topic", json!("iris"))],
