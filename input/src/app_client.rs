@@ -191,7 +191,8 @@ impl Inner {
     fn request(&self, call: &Call) -> Request {
         let mut headers = HeaderMap::with_capacity(20);
         let mut put = |name: &str, value: &[u8]| {
-            let name = HeaderName::from_bytes(name.as_bytes());
+            let known = known_name(name).ok_or(());
+            let name = known.or_else(|()| HeaderName::from_bytes(name.as_bytes()));
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }
@@ -236,6 +237,24 @@ impl Inner {
             Error::Unsendable(_) => Failure::request_too_large(self.context.max_request_bytes),
         }
     }
+}
+
+/// The names that every call has, which need no memory of their own.
+fn known_name(name: &str) -> Option<HeaderName> {
+    macro_rules! known {
+        ($($text:literal)*) => {
+            match name {
+                $($text => Some(HeaderName::from_static($text)),)*
+                _ => None,
+            }
+        };
+    }
+    known!(
+        "content-type" "millrace-id" "millrace-topic" "millrace-partition" "millrace-offset"
+        "millrace-timestamp" "millrace-key" "millrace-key-text" "millrace-attempt"
+        "millrace-max-attempts" "millrace-first-attempt" "millrace-deadline" "millrace-release"
+        "millrace-mode"
+    )
 }
 
 #[expect(
