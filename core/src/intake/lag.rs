@@ -113,7 +113,10 @@ impl Intake {
         let mut found = Vec::new();
         for (id, tenure) in &mut self.tenures {
             let watermark = tenure.ledger.watermark();
-            let work = tenure.behind.end.is_some_and(|end| end > watermark);
+            // A last position that nobody hands over may be the marker of a transaction.
+            let seen = tenure.ledger.in_flight() > 0;
+            let handed_over = if seen { watermark } else { watermark.next() };
+            let work = tenure.behind.end.is_some_and(|end| end > handed_over);
             let watched = work && tenure.paused.is_none() && tenure.is_live();
             if tenure.is_live() && tenure.behind.end.is_some() {
                 let same = |at: &mut Position| *at == watermark;
