@@ -325,6 +325,14 @@ fn process(state: &State, scrape: &mut Scrape<'_>) {
         e2e.buckets(),
         e2e.sum(),
     );
+    let overhead = &state.overhead;
+    scrape.histogram(
+        "millrace_proxy_overhead_seconds",
+        "From taking an event to its stored result, without the time at the app.",
+        &[],
+        overhead.buckets(),
+        overhead.sum(),
+    );
     let drain = &state.revoke_drain;
     scrape.histogram(
         "millrace_revoke_drain_seconds",

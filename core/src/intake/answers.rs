@@ -52,6 +52,11 @@ impl Intake {
         };
         self.alone.take_if(|alone| *alone == call);
         self.learn(&open, &outcome, now, effects);
+        for event in &open.events {
+            if let Some(work) = self.work(*event) {
+                work.own_since += now.since(open.sent);
+            }
+        }
         match outcome {
             Outcome::Items(items) => {
                 assert_eq!(

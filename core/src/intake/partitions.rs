@@ -196,6 +196,7 @@ impl Intake {
                 lane,
                 id: redriven,
                 last_attempt_ms: 0,
+                own_since: now.boot,
                 crashes: 0,
                 crashes_alone: 0,
                 place: Place::Waiting,

@@ -281,6 +281,9 @@ impl Intake {
                 .unsigned_abs();
             self.tally.latency.record(Duration::from_millis(age_ms));
         }
+        self.tally
+            .overhead
+            .record(now.boot.saturating_sub(work.own_since));
         if let Some(reason_and_stage) = dead {
             *self.tally.dead_letters.entry(reason_and_stage).or_default() += 1;
             self.finish(event, now, |counters| counters.dead_lettered += 1);

@@ -45,6 +45,8 @@ pub struct State {
     pub dead_letters: BTreeMap<(&'static str, &'static str), u64>,
     /// From the events' timestamps to the storing of their results.
     pub latency: Histogram,
+    /// From taking an event to the storing of its results, without the time at the app.
+    pub overhead: Histogram,
     /// How long revocations took.
     pub revoke_drain: Histogram,
     /// Replicas that these partitions want; `None` while that cannot be said (D-C4).
@@ -220,6 +222,7 @@ pub(super) struct Tally {
     pub(super) app_crashes: u64,
     pub(super) dead_letters: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) latency: Histogram,
+    pub(super) overhead: Histogram,
     pub(super) revoke_drain: Histogram,
     pub(super) last_failure: Option<Arc<str>>,
     pub(super) storm_reported: bool,
@@ -314,6 +317,7 @@ impl Intake {
             app_crashes: self.tally.app_crashes,
             dead_letters: self.tally.dead_letters.clone(),
             latency: self.tally.latency.clone(),
+            overhead: self.tally.overhead.clone(),
             revoke_drain: self.tally.revoke_drain.clone(),
             desired_replicas: self.desired_replicas(),
             stalled: self.stalled(),

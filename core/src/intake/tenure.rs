@@ -125,6 +125,8 @@ pub(super) struct Work {
     pub(super) id: Option<EventId>,
     pub(super) attempts: Attempts,
     pub(super) last_attempt_ms: i64,
+    /// When it would have been taken had the app needed no time, on the boot clock.
+    pub(super) own_since: Duration,
     /// Connections that died with it at the app (D-B6).
     pub(super) crashes: u8,
     /// Those of them at which it was alone at the app.

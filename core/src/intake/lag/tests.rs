@@ -6,13 +6,14 @@ use super::*;
 use crate::batcher;
 use crate::breaker;
 use crate::contract::commit::{LedgerImage, Metadata};
+use crate::contract::publish::{Reply, Stored};
 use crate::event::{EventsBuilder, Timestamp};
 use crate::fate;
 use crate::intake::io::{
     Call, CommitOutcome, Committed, Fetched, Input, Link, Membership, Operator, TokensRead,
 };
 use crate::intake::settings::{Names, OnDataLoss, Settings};
-use crate::outcome::{Item, Outcome};
+use crate::outcome::{Item, Outcome, Output};
 use crate::rules::Rules;
 use crate::token::{ReleaseId, Token};
 use crate::window::Concurrency;
@@ -360,4 +361,23 @@ fn d_h2_a_lease_that_does_not_come_is_the_clients_doing() {
         panic!("{:?}", bench.facts)
     };
     assert_eq!(*waits_for, "commit");
+}
+
+#[test]
+fn the_overhead_of_the_proxies_leaves_out_the_time_at_the_app() {
+    let mut bench = Bench::live();
+    bench.seconds(3, Some(0));
+    bench.fetch(0..1);
+    let call = bench.calls.pop().expect("the event is at the app");
+    bench.seconds(4, Some(1));
+    let outcome = Outcome::Items(vec![Item::Emit(Output::default())]);
+    bench.on(Input::Answered(vec![(call.id, outcome)]));
+    bench.seconds(2, Some(1));
+    bench.on(Input::Replies(vec![Reply::Stored(Stored {
+        seq: 1,
+        stored: std::iter::once(0..1).collect(),
+        failures: Vec::new(),
+    })]));
+    let overhead = bench.intake.state().overhead;
+    assert_eq!((overhead.count(), overhead.sum()), (1, 2.0));
 }
