@@ -8,9 +8,8 @@ use millrace_core::contract::block::Secret;
 use millrace_core::intake::io::Operator;
 use millrace_service::config::Environment;
 use millrace_service::secret::{self, LOOK_EVERY, Watch};
-use millrace_service::telemetry::chain;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::driver::Command;
 
@@ -23,11 +22,15 @@ pub(crate) async fn follow(
 ) {
     let mut secrets = Watch::start(Watch::files(&secret), LOOK_EVERY);
     let mut files = Watch::start(kafka.tls.files(), LOOK_EVERY);
+    let renewed = || {
+        let text = secret::read_again(secret.as_ref(), &environment)?;
+        Some(kafka.renew(text.expose()))
+    };
     loop {
         let reason = tokio::select! {
-            () = secrets.changed() => match renewed(&kafka, secret.as_ref(), &environment) {
-                Renewal::Remake => "the secret of the token endpoint has changed",
-                Renewal::Live | Renewal::Nothing => continue,
+            () = secrets.changed() => match renewed() {
+                Some(Renewal::Remake) => "the secret of the token endpoint has changed",
+                Some(Renewal::Live | Renewal::Nothing) | None => continue,
             },
             () = files.changed() => {
                 kafka.remake();
@@ -40,25 +43,6 @@ pub(crate) async fn follow(
         };
         if commands.send(Command::Operate(renew)).await.is_err() {
             return;
-        }
-    }
-}
-
-fn renewed(kafka: &Settings, secret: Option<&Secret>, environment: &Environment) -> Renewal {
-    let Some(secret) = secret else {
-        return Renewal::Nothing;
-    };
-    match secret::read(secret, environment) {
-        Ok(text) => {
-            let renewal = kafka.renew(text.expose());
-            if renewal == Renewal::Live {
-                info!("the password of the connection has changed, the clients use it from now on");
-            }
-            renewal
-        }
-        Err(error) => {
-            warn!(error = %chain(&error), "the changed secret cannot be read, going on with the old one");
-            Renewal::Nothing
         }
     }
 }

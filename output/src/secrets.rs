@@ -9,9 +9,8 @@ use millrace_connectors::kafka::{Renewal, Settings};
 use millrace_core::contract::block::{Block, Connection, Secret};
 use millrace_service::config::Environment;
 use millrace_service::secret::{self, LOOK_EVERY, Watch};
-use millrace_service::telemetry::chain;
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::info;
 
 /// The secret of the output's connection.
 pub(crate) fn of(block: &Block) -> Option<Secret> {
@@ -30,11 +29,15 @@ pub(crate) async fn follow(
 ) {
     let mut secrets = Watch::start(Watch::files(&secret), LOOK_EVERY);
     let mut files = Watch::start(kafka.tls.files(), LOOK_EVERY);
+    let renewed = || {
+        let text = secret::read_again(secret.as_ref(), &environment)?;
+        Some(kafka.renew(text.expose()))
+    };
     loop {
         tokio::select! {
-            () = secrets.changed() => match renewed(&kafka, secret.as_ref(), &environment) {
-                Renewal::Remake => info!("the secret of the token endpoint has changed"),
-                Renewal::Live | Renewal::Nothing => continue,
+            () = secrets.changed() => match renewed() {
+                Some(Renewal::Remake) => info!("the secret of the token endpoint has changed"),
+                Some(Renewal::Live | Renewal::Nothing) | None => continue,
             },
             () = files.changed() => {
                 kafka.remake();
@@ -42,24 +45,5 @@ pub(crate) async fn follow(
             }
         }
         remake.notify_one();
-    }
-}
-
-fn renewed(kafka: &Settings, secret: Option<&Secret>, environment: &Environment) -> Renewal {
-    let Some(secret) = secret else {
-        return Renewal::Nothing;
-    };
-    match secret::read(secret, environment) {
-        Ok(text) => {
-            let renewal = kafka.renew(text.expose());
-            if renewal == Renewal::Live {
-                info!("the password of the connection has changed, the clients use it from now on");
-            }
-            renewal
-        }
-        Err(error) => {
-            warn!(error = %chain(&error), "the changed secret cannot be read, going on with the old one");
-            Renewal::Nothing
-        }
     }
 }

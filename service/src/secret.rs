@@ -8,8 +8,10 @@ use std::time::Duration;
 use millrace_core::contract::block::Secret;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use crate::config::Environment;
+use crate::telemetry::chain;
 
 /// Bytes of a secret at most; a certificate chain fits.
 const SECRET_BYTES_MAX: u64 = 256 << 10;
@@ -100,6 +102,15 @@ pub fn read(secret: &Secret, environment: &Environment) -> Result<SecretText, Er
         return Err(Error::Empty { place });
     }
     Ok(SecretText(text.to_owned()))
+}
+
+/// Reads a secret that has changed; what cannot be read is told, and the old one goes on.
+pub fn read_again(secret: Option<&Secret>, environment: &Environment) -> Option<SecretText> {
+    read(secret?, environment)
+        .inspect_err(|error| {
+            warn!(error = %chain(error), "the changed secret cannot be read, going on with the old one");
+        })
+        .ok()
 }
 
 fn read_file(path: &Path) -> std::io::Result<String> {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::{Client, ClientContext};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::ffi;
 use super::settings::{Sasl, Settings};
@@ -91,13 +91,14 @@ pub enum Renewal {
 }
 
 impl Settings {
-    /// Takes what the secret file of the connection says now.
+    /// Takes what the secret file of the connection says now; a new password is told.
     pub fn renew(&self, text: &str) -> Renewal {
         if let Some(sasl) = &self.sasl {
             if sasl.password.text() == text {
                 return Renewal::Nothing;
             }
             sasl.password.renew(text.to_owned());
+            info!("the password of the connection has changed, the clients use it from now on");
             return Renewal::Live;
         }
         match &self.oauth_secret {

@@ -6,6 +6,7 @@ use super::*;
 use crate::event::{EventsBuilder, Timestamp, TimestampKind};
 use crate::identity::PartitionIdentity;
 use crate::intake::io::{Call, CallId, Called};
+use crate::outcome::{Item, Outcome, Output};
 use crate::position::{Partition, Position};
 use crate::time::Time;
 use crate::token::Stamp;
@@ -25,6 +26,17 @@ pub(super) fn context() -> CallContext {
         cluster: "demo".to_owned(),
         max_request_bytes: 8 << 20,
         max_response_bytes: 8 << 20,
+    }
+}
+
+/// The only result of an answer.
+pub(super) fn emitted(outcome: Outcome) -> Output {
+    match outcome {
+        Outcome::Items(mut items) => match items.remove(0) {
+            Item::Emit(output) => output,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::tests::context;
+use super::super::tests::{context, emitted};
 use super::*;
 
 const NOW: i64 = 1_767_225_600_000;
@@ -30,16 +30,6 @@ fn read(status: u16, headers: Given<'_>, body: &str) -> Outcome {
 fn failed(outcome: Outcome) -> Failure {
     match outcome {
         Outcome::Failed(failure) => failure,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn emitted(outcome: Outcome) -> Output {
-    match outcome {
-        Outcome::Items(mut items) => match items.remove(0) {
-            Item::Emit(output) => output,
-            other => panic!("{other:?}"),
-        },
         other => panic!("{other:?}"),
     }
 }

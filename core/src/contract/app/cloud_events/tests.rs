@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::contract::app::tests::{Headers, call, called, context};
+use crate::contract::app::tests::{Headers, call, called, context, emitted};
 use crate::contract::app::{
     AnswerHead, ContentMode, RequestMode, batch_body, batch_headers, read_batch, read_single,
     single_body, single_headers, too_large,
@@ -246,16 +246,6 @@ fn answer(headers: &[(&str, &str)], body: &'static str) -> Outcome {
     let headers = headers.iter().map(|(n, v)| (*n, v.as_bytes()));
     let head = AnswerHead::read(200, headers);
     read_single(&c, &head, Bytes::from_static(body.as_bytes()), 0)
-}
-
-fn emitted(outcome: Outcome) -> Output {
-    match outcome {
-        Outcome::Items(mut items) => match items.remove(0) {
-            Item::Emit(output) => output,
-            other => panic!("{other:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
 }
 
 fn header_pairs(output: &Output) -> Vec<(String, String)> {
