@@ -291,6 +291,18 @@ impl Cluster {
         Ok(ranges.into_iter().collect())
     }
 
+    /// What a group has committed, stable positions only.
+    pub async fn committed(
+        &self,
+        group: &str,
+        partitions: Vec<Partition>,
+    ) -> anyhow::Result<BTreeMap<Partition, Position>> {
+        let committed = self.store()?.fetch_all(group, partitions).await;
+        let committed = committed.map_err(|error| self.explain(error))?;
+        let positions = committed.into_iter();
+        Ok(positions.map(|(p, at)| (p, at.position)).collect())
+    }
+
     /// Reads partitions.
     pub async fn read(
         &self,
@@ -334,6 +346,7 @@ impl Cluster {
             linger: Duration::from_millis(2),
             message_timeout,
             batch_bytes_max: None,
+            transactions: None,
         };
         Ok(KafkaSink::new(&self.settings, &producer)?)
     }

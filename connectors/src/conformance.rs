@@ -12,6 +12,7 @@ mod groups;
 mod raw;
 mod records;
 mod tokens;
+mod transactions;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -123,6 +124,25 @@ pub const ITEMS: &[Item] = &[
         "d_g1_a_driver_that_does_not_listen_does_not_lose_its_membership",
         |b| Box::pin(groups::deaf_driver(b)),
     ),
+    item(
+        "d_e2_records_offset_and_metadata_are_committed_together",
+        |b| Box::pin(transactions::together(b)),
+    ),
+    item("d_e2_a_forged_generation_is_refused", |b| {
+        Box::pin(transactions::forged_generation(b))
+    }),
+    item("d_e2_the_fencing_of_this_broker_is_proved", |b| {
+        Box::pin(transactions::fencing_is_proved(b))
+    }),
+    item("d_e3_what_is_aborted_never_happened", |b| {
+        Box::pin(transactions::aborted(b))
+    }),
+    item("d_e5_a_newer_producer_fences_the_older_one", |b| {
+        Box::pin(transactions::newer_producer(b))
+    }),
+    item("d_e5_an_offset_without_records_is_a_transaction_too", |b| {
+        Box::pin(transactions::offsets_alone(b))
+    }),
     item("d_s4_close_leaves_the_group_at_once", |b| {
         Box::pin(groups::close(b))
     }),

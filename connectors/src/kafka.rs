@@ -19,15 +19,18 @@ mod session;
 mod settings;
 mod token_reader;
 mod tokens;
+mod transactions;
 
 pub use admin::{Admin, Member, TopicInfo};
 pub use consumer::KafkaSource;
 pub use document::DocumentError;
 pub use ends::LogEnds;
-pub use producer::KafkaSink;
+pub use producer::{EndOfTransaction, KafkaSink};
 pub use reader::{Reader, Start, Until};
 pub use secrets::{Password, Remakes, Renewal};
 pub use settings::{
-    Compression, Error, GroupSettings, Mechanism, ProducerSettings, Sasl, Settings, Tls, refusal,
+    Compression, Error, GroupSettings, Mechanism, ProducerSettings, Sasl, Settings, Tls,
+    TransactionSettings, refusal,
 };
 pub use tokens::KafkaTokenStore;
+pub use transactions::{Ending, TransactionEnd, Unfenced, prove_fencing};

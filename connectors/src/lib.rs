@@ -16,6 +16,7 @@ mod mailbox;
 use std::future::Future;
 
 use bytes::Bytes;
+use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::intake::io::{
     Commit, CommitId, CommitOutcome, Committed, Fetched, Membership, TokensRead,
 };
@@ -60,6 +61,13 @@ pub enum Happening {
         /// How.
         outcome: CommitOutcome,
     },
+    /// Answer to [`Source::read_group_metadata`].
+    GroupMetadata {
+        /// For which commit.
+        commit: CommitId,
+        /// Who we are in the group, or why we may not commit now.
+        read: Result<GroupMetadata, String>,
+    },
     /// Answer to [`Source::rejoin`]: the old client is destroyed, a new one joins.
     Rejoined,
     /// The brokers cannot be reached, or can be again; for health and logs only.
@@ -93,6 +101,10 @@ pub trait Source: Send {
     fn resume(&mut self, partition: Partition);
     /// Commits offsets with metadata, generation-checked; at most one is outstanding.
     fn commit(&mut self, commit: Commit);
+    /// Reads who we are in the group, for somebody else to commit these partitions on our behalf
+    /// in a transaction; refused when [`Source::commit`] would be (R4b). The partitions must not
+    /// be let go before that transaction has ended.
+    fn read_group_metadata(&mut self, commit: CommitId, partitions: Vec<Partition>);
     /// Destroys the client completely on its own thread, then makes a new one (R4c).
     fn rejoin(&mut self);
     /// Leaves the group and destroys the client. Nothing else may be called afterwards.

@@ -255,6 +255,7 @@ fn sink(broker: &Broker) -> KafkaSink {
         linger: Duration::ZERO,
         message_timeout: Duration::from_secs(3),
         batch_bytes_max: None,
+        transactions: None,
     };
     KafkaSink::new(&settings(broker), &producer).unwrap()
 }

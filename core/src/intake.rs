@@ -20,6 +20,7 @@ mod publishing;
 pub mod settings;
 pub mod state;
 mod tenure;
+mod transactions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -70,6 +71,7 @@ pub struct Intake {
 
     link: publishing::LinkState,
     commits: commits::Commits,
+    transactions: transactions::Transactions,
     revocation: Option<commits::Revocation>,
     /// The client is being destroyed and made anew (R4c).
     rejoining: bool,
@@ -137,6 +139,7 @@ impl Intake {
             quiet_until: None,
             link: publishing::LinkState::default(),
             commits: commits::Commits::default(),
+            transactions: transactions::Transactions::default(),
             revocation: None,
             rejoining: false,
             in_flight_bytes: 0,
@@ -181,6 +184,9 @@ impl Intake {
                 }
             }
             Input::Committed { commit, outcome } => self.committed(commit, outcome, now, effects),
+            Input::GroupMetadata { commit, read } => {
+                self.group_metadata_read(commit, read, now, effects);
+            }
             Input::Rejoined => self.rejoining = false,
             Input::LogEnds(ends) => self.log_ends(ends, now, effects),
             Input::Operator(operator) => self.operated(operator, now, effects),
@@ -232,7 +238,7 @@ impl Intake {
             self.next_dispatch(now),
             self.next_question(),
             self.next_publish(now),
-            self.next_commit(),
+            self.next_commit(now),
             self.next_read(),
             self.next_revocation(),
         ]

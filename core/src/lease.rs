@@ -10,14 +10,15 @@ use crate::time::Time;
 /// The right to send live results of one partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lease {
-    length: Duration,
+    /// `None`: it holds until it is cleared (exactly-once).
+    length: Option<Duration>,
     /// When the last acknowledged commit was handed to the client.
     renewed_at: Option<Time>,
 }
 
 impl Lease {
     /// No right yet: the first commit of a tenure brings it.
-    pub fn new(length: Duration) -> Self {
+    pub fn new(length: Option<Duration>) -> Self {
         Self {
             length,
             renewed_at: None,
@@ -36,17 +37,20 @@ impl Lease {
 
     /// Whether live results may be sent now.
     pub fn holds(&self, now: Time) -> bool {
-        self.until().is_some_and(|until| now.boot < until)
+        match self.length {
+            Some(_) => self.until().is_some_and(|until| now.boot < until),
+            None => self.renewed_at.is_some(),
+        }
     }
 
-    /// The end of the lease on the boot clock.
+    /// The end of the lease on the boot clock, if it has one.
     pub fn until(&self) -> Option<Duration> {
-        Some(self.renewed_at?.boot + self.length)
+        Some(self.renewed_at?.boot + self.length?)
     }
 
     /// When an idle owner has to commit again: a quarter of the lease after the last time (R4).
     pub fn renewal_due(&self) -> Option<Duration> {
-        Some(self.renewed_at?.boot + self.length / 4)
+        Some(self.renewed_at?.boot + self.length? / 4)
     }
 }
 
@@ -63,7 +67,7 @@ mod tests {
 
     #[test]
     fn r4_a_lease_counts_from_the_sending_of_the_acknowledged_commit() {
-        let mut lease = Lease::new(Duration::from_secs(8));
+        let mut lease = Lease::new(Some(Duration::from_secs(8)));
         assert!(!lease.holds(at(0)));
         lease.renew(at(10));
         assert!(lease.holds(at(17)));
@@ -71,6 +75,17 @@ mod tests {
         assert_eq!(lease.renewal_due(), Some(Duration::from_secs(12)));
         lease.renew(at(9));
         assert!(lease.holds(at(17)), "a late answer takes nothing away");
+        lease.clear();
+        assert!(!lease.holds(at(11)));
+    }
+
+    #[test]
+    fn r4_without_a_length_it_holds_from_the_first_commit_until_it_is_cleared() {
+        let mut lease = Lease::new(None);
+        assert!(!lease.holds(at(0)));
+        lease.renew(at(10));
+        assert!(lease.holds(at(1_000_000)));
+        assert_eq!((lease.until(), lease.renewal_due()), (None, None));
         lease.clear();
         assert!(!lease.holds(at(11)));
     }

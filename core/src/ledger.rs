@@ -100,6 +100,17 @@ impl<T> Ledger<T> {
         self.front()
     }
 
+    /// The watermark as it will be when the events that are `done` are terminal.
+    pub fn watermark_as_if(&self, done: impl Fn(&T) -> bool) -> Position {
+        if !self.rules.hold(Rule::ContiguousWatermark) {
+            return self.watermark();
+        }
+        self.entries
+            .iter()
+            .find(|(_, event)| event.as_ref().is_some_and(|event| !done(event)))
+            .map_or(self.end, |(position, _)| *position)
+    }
+
     /// Behind the last event delivered.
     pub fn end(&self) -> Position {
         self.end
@@ -131,12 +142,17 @@ impl<T> Ledger<T> {
     /// Terminal positions at and above the watermark as a bitmap (E1, key `d`), without
     /// trailing zero bytes. At most `WINDOW_POSITIONS_MAX` bits (D-W6).
     pub fn terminal_bitmap(&self) -> Vec<u8> {
-        let watermark = self.watermark();
+        self.terminal_bitmap_as_if(|_| false)
+    }
+
+    /// The same when the events that are `done` are terminal.
+    pub fn terminal_bitmap_as_if(&self, done: impl Fn(&T) -> bool) -> Vec<u8> {
+        let watermark = self.watermark_as_if(&done);
         let mut bitmap = Vec::new();
         let finished = self
             .entries
             .iter()
-            .filter(|(_, event)| event.is_none())
+            .filter(|(_, event)| event.as_ref().is_none_or(&done))
             .map(|(position, _)| *position);
         for position in finished.chain(self.remembered.iter().copied()) {
             let bit = position.since(watermark);

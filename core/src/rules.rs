@@ -29,11 +29,18 @@ pub enum Rule {
     /// D-B6: after a crash nothing is sent before the app is healthy again, and nobody is blamed
     /// who was alone at the app at a single one.
     CrashIsOver,
+    /// D-E2, R4: a transaction commits offsets as a member of the group, so that brokers refuse a
+    /// zombie's.
+    GroupMetadata,
+    /// D-E4: a transaction's ledger marks the events whose results are in it.
+    TransactionLedger,
+    /// D-E5: what was in an aborted transaction goes again.
+    AbortedAgain,
 }
 
 impl Rule {
     /// Every rule, for tests that switch each off in turn.
-    pub const EACH: [Self; 11] = [
+    pub const EACH: [Self; 14] = [
         Self::ContiguousWatermark,
         Self::StoredThenTerminal,
         Self::LaneExclusion,
@@ -45,6 +52,9 @@ impl Rule {
         Self::Doubt,
         Self::Conservation,
         Self::CrashIsOver,
+        Self::GroupMetadata,
+        Self::TransactionLedger,
+        Self::AbortedAgain,
     ];
 }
 

@@ -19,7 +19,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use siphasher::sip::SipHasher13;
 
-use crate::contract::publish::{Fault, Hello, Mode, Ready, Reply, Request, StoreClass, VERSION};
+use crate::contract::publish::{
+    Fault, GroupMetadata, Hello, Mode, Ready, Reply, Request, StoreClass, TransactionOffset,
+    VERSION,
+};
 use crate::position::{Partition, Position};
 use crate::time::Time;
 
@@ -33,6 +36,7 @@ mod lanes;
 mod laws;
 mod produce;
 mod topics;
+mod transactions;
 
 use answers::Answers;
 pub use counters::{BUCKET_SECONDS, Counters, Histogram, OVERSIZED_BUCKETS, TopicCounters};
@@ -40,6 +44,8 @@ use event::{Event, Partly, Sources};
 use lanes::{EventSlot, LaneSlot, Lanes, UNORDERED};
 pub use topics::Limits;
 use topics::Topics;
+pub use transactions::TransactionEnded;
+use transactions::Transactions;
 
 /// What the store is told once.
 #[derive(Clone, Debug)]
@@ -56,6 +62,10 @@ pub struct Settings {
     pub verification: Arc<str>,
     /// Bytes of results that the input may send ahead (P-2).
     pub credit: u64,
+    /// How results are stored, as the input has to ask for.
+    pub mode: Mode,
+    /// Exactly-once: how long a transaction may wait for its input, which may be frozen.
+    pub transaction_open_max: Duration,
 }
 
 /// A record for the producer.
@@ -152,6 +162,17 @@ pub enum Effect {
     Purge,
     /// Destroy the producer and make a new one; ends as [`Store::rebuilt`].
     Rebuild,
+    /// Exactly-once: commit what is in the producer, all of it acknowledged, with these offsets;
+    /// ends as [`Store::transaction_ended`].
+    Commit {
+        /// The consumer that has read what the offsets cover.
+        group_metadata: GroupMetadata,
+        /// What it has reached.
+        offsets: Vec<TransactionOffset>,
+    },
+    /// Exactly-once: abort what is in the producer, purging what is not acknowledged; ends as
+    /// [`Store::transaction_ended`].
+    Abort,
 }
 
 /// The machine.
@@ -176,6 +197,7 @@ pub struct Store {
     purge_wanted: bool,
     purges: u64,
     rebuild: Rebuild,
+    transactions: Transactions,
     /// The producer's queue was full: nothing is tried before this, or before a delivery.
     full_until: Option<Duration>,
     full_and_empty_since: Option<Duration>,
@@ -260,6 +282,7 @@ impl Store {
             purge_wanted: false,
             purges: 0,
             rebuild: Rebuild::No,
+            transactions: Transactions::default(),
             full_until: None,
             full_and_empty_since: None,
             connected: false,
@@ -299,10 +322,13 @@ impl Store {
                 ),
             );
         }
-        if hello.mode == Mode::ExactlyOnce {
+        if hello.mode != self.settings.mode {
             return fault(
-                "NotInThisVersion",
-                "exactly-once is not in this version".to_owned(),
+                "Mode",
+                format!(
+                    "this output stores results as {:?}, the input asks for {:?}; both read delivery.guarantee of the same document",
+                    self.settings.mode, hello.mode
+                ),
             );
         }
         if let Some(session) = &self.session
@@ -334,6 +360,7 @@ impl Store {
         self.sources = Sources::default();
         self.suspects.clear();
         self.train = None;
+        self.abandon_transaction();
         self.free.clear();
         self.orphans = self.open;
         for (slot, event) in (0..).zip(&mut self.events) {
@@ -384,9 +411,7 @@ impl Store {
             Request::Announce(_) | Request::Withdraw { .. } => {
                 fault("NotInThisVersion", "push mode is not in this version")
             }
-            Request::Transaction(_) => {
-                fault("NotInThisVersion", "exactly-once is not in this version")
-            }
+            Request::Transaction(transaction) => self.transaction(transaction),
             Request::Error(_) => fault("Closed", "the input ended the connection"),
         }
     }
@@ -408,6 +433,7 @@ impl Store {
 
     /// What has to be done and told now.
     pub fn settle(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.spoil_late(now);
         if self.rebuild == Rebuild::Wanted {
             self.rebuild = Rebuild::UnderWay;
             self.purge_wanted = false;
@@ -422,6 +448,12 @@ impl Store {
             // What comes in a later turn is not part of it.
             self.lanes.settle(train.lane);
         }
+        self.tell(now, effects);
+        self.settle_transaction(effects);
+    }
+
+    /// What the session is told.
+    fn tell(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let Some(session) = &mut self.session else {
             return;
         };
@@ -453,7 +485,8 @@ impl Store {
 
     /// When to try again although nothing has come.
     pub fn deadline(&self) -> Option<Duration> {
-        self.full_until
+        let late = self.transaction_late();
+        self.full_until.into_iter().chain(late).min()
     }
 
     /// Records in the producer.
@@ -463,7 +496,7 @@ impl Store {
 
     /// Whether nothing is open and nobody waits for an answer.
     pub fn is_idle(&self) -> bool {
-        self.open == 0 && self.answers.unanswered() == 0
+        self.open == 0 && self.answers.unanswered() == 0 && self.transactions.is_idle()
     }
 
     /// What it has counted.

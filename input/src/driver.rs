@@ -114,6 +114,9 @@ impl<S: Source, W: Watch> Driver<S, W> {
                     Effect::Pause(partition) => self.source.pause(partition),
                     Effect::Resume(partition) => self.source.resume(partition),
                     Effect::Commit(commit) => self.source.commit(commit),
+                    Effect::ReadGroupMetadata { commit, partitions } => {
+                        self.source.read_group_metadata(commit, partitions);
+                    }
                     Effect::Rejoin => self.source.rejoin(),
                     Effect::Report(fact) => report(&fact),
                     Effect::Stop => {
@@ -160,6 +163,7 @@ impl<S: Source, W: Watch> Driver<S, W> {
                 Input::TokensRead { partition, read }
             }
             Happening::Committed { commit, outcome } => Input::Committed { commit, outcome },
+            Happening::GroupMetadata { commit, read } => Input::GroupMetadata { commit, read },
             Happening::Rejoined => Input::Rejoined,
             Happening::Brokers { reachable, message } => {
                 if reachable {

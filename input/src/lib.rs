@@ -14,7 +14,7 @@ use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore, LogEnds};
 use millrace_core::contract::app::{OFFER_PATH, Offer, Refusal};
 use millrace_core::contract::block::{
-    Block, Connection, InputSource, KafkaInput, Secret, Transport,
+    Block, Connection, Guarantee, InputSource, KafkaInput, Secret, Transport,
 };
 use millrace_core::contract::publish::{self, Hello, Mode};
 use millrace_core::intake::Intake;
@@ -317,7 +317,10 @@ impl Work<'_> {
             release: config.release.as_str().to_owned(),
             pod: config.pod.clone(),
             session: u64::try_from(clock().boot.as_micros()).unwrap_or(u64::MAX),
-            mode: Mode::AtLeastOnce,
+            mode: match block.delivery.guarantee {
+                Guarantee::AtLeastOnce => Mode::AtLeastOnce,
+                Guarantee::ExactlyOnce => Mode::ExactlyOnce,
+            },
         };
         let mut publisher = Publisher::start(config.output.clone(), hello);
         self.wait("the output proxy");

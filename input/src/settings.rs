@@ -9,7 +9,7 @@ use millrace_core::contract::block::{
     RequestKind,
 };
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Names, OnDataLoss};
+use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss};
 use millrace_core::lanes::Ordering;
 use millrace_core::limits;
 use millrace_core::rules::Rules;
@@ -29,6 +29,13 @@ pub(crate) fn intake(
     let contract = &block.app.contract;
     Settings {
         names,
+        guarantee: match delivery.guarantee {
+            block::Guarantee::AtLeastOnce => Guarantee::AtLeastOnce,
+            block::Guarantee::ExactlyOnce => Guarantee::ExactlyOnce {
+                interval: delivery.transaction.interval,
+                records: delivery.transaction.records,
+            },
+        },
         ordering: match delivery.ordering {
             block::Ordering::Key => Ordering::Key,
             block::Ordering::Partition => Ordering::Partition,

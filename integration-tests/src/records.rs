@@ -234,8 +234,16 @@ impl Cluster {
             let Some(polled) = consumer.poll(Duration::from_millis(100)) else {
                 continue;
             };
-            // A broker that is away comes back, or the deadline ends this.
-            let Ok(message) = polled else { continue };
+            let message = match polled {
+                Ok(message) => message,
+                // The last position may be the mark of a transaction, which is no record.
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    ends.remove(&partition);
+                    continue;
+                }
+                // A broker that is away comes back, or the deadline ends this.
+                Err(_) => continue,
+            };
             let record = Record::new(&message);
             if ends
                 .get(&record.partition)
@@ -306,6 +314,9 @@ fn consumer(bootstrap: &str, group: &str) -> BaseConsumer {
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("fetch.wait.max.ms", "50")
+        // What was aborted never happened.
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
         .set("message.max.bytes", "67108864")
         .set("receive.message.max.bytes", "134217728")
         .create()

@@ -129,6 +129,56 @@ pub fn frozen_and_thawed(world: World) {
     assert!(verdict.repeats <= 1_024, "{verdict:?}");
 }
 
+/// Exactly-once: an output that is stopped until the brokers have given its transaction up, and
+/// then goes on: what it held is answered by nobody twice (D-E5).
+pub fn output_frozen_beyond_its_transaction(world: World) {
+    let mut world = world
+        .partitions(4)
+        .exactly_once()
+        .set("delivery.transaction.timeout", "2s")
+        .set("delivery.messageTimeout", "1s")
+        .start();
+    let load = world.load(300, 40);
+    world.has_results(200);
+    world.output().freeze();
+    // Longer than brokers wait for the end of a transaction.
+    let_pass(Duration::from_secs(5));
+    let before = world.results_count();
+    world.output().thaw();
+    world.goes_on_after(before);
+    let sent = load.stop();
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!(
+        (verdict.answered, verdict.dead_lettered),
+        (sent as usize, 0)
+    );
+}
+
+/// Exactly-once with an app that fails in every way: results that cannot be stored abort their
+/// transaction, and neither they nor their neighbours are seen twice (D-E5, D-O4).
+pub fn failures_exactly_once(world: World) {
+    let app = App::saying(|asked| {
+        let text = asked.text();
+        match (text.parse::<u32>().unwrap_or(0) % 50, asked.attempt) {
+            (7, _) => Say::status(422),
+            (13, 1) => Say::status(503),
+            (21, _) => Say::value("x".repeat(1_500_000)),
+            _ => Say::value(text),
+        }
+    });
+    let world = world
+        .partitions(2)
+        .exactly_once()
+        .topic_of("out", "1000000")
+        .set("stormGuard.ratio", 1.0)
+        .set("retry.backoff.initial", "20ms")
+        .app(app)
+        .start();
+    world.send_numbers(1_000, 40);
+    let verdict = world.assert_each_event_answered_once();
+    assert_eq!((verdict.answered, verdict.dead_lettered), (960, 40));
+}
+
 /// Inputs come and go while events are at the app; nothing fails, so each event is answered once
 /// (F-2, A-K6).
 pub fn inputs_come_and_go(world: World) {

@@ -57,6 +57,48 @@ fn kill_9_of_everyone_in_turn_loses_nothing_in_batches() {
     tales::killed_in_turn(world.batch(), false);
 }
 
+#[test]
+fn d_e2_each_event_is_answered_once_under_exactly_once() {
+    let Some(world) = world() else { return };
+    tales::each_event_once(world.exactly_once());
+}
+
+#[test]
+fn f_2_inputs_come_and_go_under_exactly_once() {
+    let Some(world) = world() else { return };
+    tales::inputs_come_and_go(world.exactly_once());
+}
+
+#[test]
+fn f_3_the_transaction_of_a_frozen_input_is_refused() {
+    let Some(world) = world() else { return };
+    tales::frozen_and_thawed(world.exactly_once());
+}
+
+#[test]
+fn d_e5_results_that_cannot_be_stored_abort_and_are_seen_once() {
+    let Some(world) = world() else { return };
+    tales::failures_exactly_once(world);
+}
+
+#[test]
+fn d_e5_an_output_that_is_frozen_beyond_its_transaction_doubles_nothing() {
+    let Some(world) = world() else { return };
+    tales::output_frozen_beyond_its_transaction(world);
+}
+
+#[test]
+fn kill_9_of_everyone_in_turn_under_exactly_once_doubles_nothing() {
+    let Some(world) = world() else { return };
+    tales::killed_in_turn(world.exactly_once(), false);
+}
+
+#[test]
+fn kill_9_of_everyone_in_turn_under_exactly_once_doubles_nothing_in_batches() {
+    let Some(world) = world() else { return };
+    tales::killed_in_turn(world.exactly_once().batch(), false);
+}
+
 /// A world whose proxies come over TLS with a user and this password; `None` without a Kafka.
 fn secure_world(password: &str) -> Option<(World, tempfile::TempDir)> {
     let world = world()?;

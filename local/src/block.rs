@@ -539,6 +539,7 @@ impl Proxies<'_> {
         let shutdown = Shutdown::new();
         let environment = millrace_output::Environment {
             release: self.release.as_str().to_owned(),
+            pod: "local".to_owned(),
             variables: self.environment.clone(),
             logs: None,
         };

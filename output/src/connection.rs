@@ -56,6 +56,7 @@ pub(crate) fn broker(block: &Block, variables: &config::Environment) -> Result<B
         linger: output.linger,
         message_timeout: block.delivery.message_timeout,
         batch_bytes_max: None,
+        transactions: None,
     };
     Ok(Broker {
         name,

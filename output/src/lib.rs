@@ -7,9 +7,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use millrace_connectors::kafka::{self, Admin, KafkaSink};
-use millrace_core::contract::block::Block;
+use millrace_connectors::kafka::{self, Admin, KafkaSink, TransactionSettings};
+use millrace_core::contract::block::{Block, Guarantee};
+use millrace_core::contract::publish::Mode;
 use millrace_core::limits::PUBLISH_CREDIT_BYTES;
 use millrace_core::store::{Settings, Store};
 use millrace_service::admin::{self, Access, Health, Readiness};
@@ -20,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{info, warn};
 
 mod connection;
+mod fencing;
 mod metrics;
 mod preflight;
 mod publisher;
@@ -32,11 +35,16 @@ pub use server::{Address, Error as ServerError};
 /// Sessions that wait to be admitted; the newest wins.
 const ARRIVALS_QUEUED_MAX: usize = 4;
 
+/// How much longer than usual a transaction waits for its input, before it is given up.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What comes from around the process, not from the block document.
 #[derive(Clone, Debug)]
 pub struct Environment {
     /// `MILLRACE_RELEASE`.
     pub release: String,
+    /// `MILLRACE_POD`; a transactional producer fences its predecessor of the same name.
+    pub pod: String,
     /// Variables that secrets may name.
     pub variables: config::Environment,
     /// The logs, if they can be changed while it runs.
@@ -147,6 +155,17 @@ pub async fn run(
         };
         drop(asking);
         let mut producer = broker.producer.clone();
+        producer.transactions = transactions(block, &environment);
+        if let Some(transactions) = &producer.transactions {
+            tokio::select! {
+                () = fencing::proved(block, &broker, transactions, &health) => {}
+                () = shutdown.requested() => return Ok(()),
+            }
+        }
+        let mode = match producer.transactions {
+            Some(_) => Mode::ExactlyOnce,
+            None => Mode::AtLeastOnce,
+        };
         producer.batch_bytes_max = Some(
             limits
                 .output
@@ -154,6 +173,8 @@ pub async fn run(
                 .min(limits.verification),
         );
         let mut store = Store::new(Settings {
+            mode,
+            transaction_open_max: block.delivery.transaction.interval * 2 + PATIENCE,
             block: block.identity.as_str().to_owned(),
             release: environment.release.clone(),
             output: broker.output.topic.as_str().into(),
@@ -163,8 +184,13 @@ pub async fn run(
         });
         store.connected(limits);
         let make = || KafkaSink::new(&broker.settings, &producer);
-        let publisher = publisher::Publisher::new(store, make, health.clone(), snapshot, remake)
-            .map_err(client)?;
+        let mut publisher =
+            publisher::Publisher::new(store, make, health.clone(), snapshot, remake)
+                .map_err(client)?;
+        tokio::select! {
+            () = publisher.prepare() => {}
+            () = shutdown.requested() => return Ok(()),
+        }
         health.set(Readiness::Ready);
         publisher.run(arriving, &shutdown).await;
         Ok(())
@@ -188,4 +214,19 @@ pub async fn run(
     }
     info!("the output proxy has ended");
     result
+}
+
+/// How the producer is known, with exactly-once (D-E2): one per pod, block and release.
+fn transactions(block: &Block, environment: &Environment) -> Option<TransactionSettings> {
+    match block.delivery.guarantee {
+        Guarantee::AtLeastOnce => None,
+        Guarantee::ExactlyOnce => Some(TransactionSettings {
+            id: format!(
+                "{}.{}",
+                block.identity.group(&environment.release),
+                environment.pod
+            ),
+            timeout: block.delivery.transaction.timeout,
+        }),
+    }
 }

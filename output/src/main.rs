@@ -22,6 +22,14 @@ struct Options {
     /// Which release of the app this is
     #[arg(long, env = "MILLRACE_RELEASE", value_name = "ID")]
     release: String,
+    /// Which pod this is
+    #[arg(
+        long,
+        env = "MILLRACE_POD",
+        value_name = "NAME",
+        default_value = "local"
+    )]
+    pod: String,
 }
 
 fn main() -> ExitCode {
@@ -46,9 +54,9 @@ async fn run(
     variables: config::Environment,
 ) -> anyhow::Result<()> {
     let logs = Some(telemetry::start_logs(&block.telemetry)?);
-    let release = options.release;
     let environment = Environment {
-        release,
+        release: options.release,
+        pod: options.pod,
         variables,
         logs,
     };

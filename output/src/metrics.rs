@@ -106,6 +106,17 @@ fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {
         &[],
         counters.sessions,
     );
+    for (result, count) in [
+        ("committed", counters.committed),
+        ("aborted", counters.aborted),
+    ] {
+        scrape.counter(
+            "millrace_transactions_total",
+            "Exactly-once: transactions that ended.",
+            &[("result", result)],
+            count,
+        );
+    }
     scrape.counter(
         "millrace_producer_purges_total",
         "Purges after failed deliveries.",

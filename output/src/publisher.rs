@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace_connectors::kafka::{self, EndOfTransaction, Ending, KafkaSink, TransactionEnd};
 use millrace_connectors::{AppendClass, Delivery, Record, Sink};
 use millrace_core::contract::publish::{Fault, StoreClass};
-use millrace_core::store::{self, Effect, Ended, Failed, Store};
+use millrace_core::intake::io::Committed;
+use millrace_core::store::{self, Effect, Ended, Failed, Store, TransactionEnded};
 use millrace_service::admin::{Health, Readiness};
 use millrace_service::shutdown::Shutdown;
 use millrace_service::time::clock;
@@ -29,10 +31,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const REMAKE: Duration = Duration::from_secs(1);
 
 /// The publisher. `M` makes a producer.
-pub(crate) struct Publisher<S, M> {
+pub(crate) struct Publisher<M> {
     store: Store,
     make: M,
-    sink: S,
+    sink: KafkaSink,
+    /// The end of a transaction that is under way.
+    ending: Option<EndOfTransaction>,
     link: Option<Link>,
     health: Health,
     snapshot: Snapshot,
@@ -51,23 +55,25 @@ enum Woken {
     Drain,
     Arrival(Option<Arrival>),
     Delivered,
+    Ended(TransactionEnd),
     Due,
     Link(Progress),
     Heartbeat,
     Outdated,
 }
 
-impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
+impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
     pub(crate) fn new(
         store: Store,
         make: M,
         health: Health,
         snapshot: Snapshot,
         outdated: Arc<Notify>,
-    ) -> Result<Self, E> {
+    ) -> Result<Self, kafka::Error> {
         Ok(Self {
             store,
             sink: make()?,
+            ending: None,
             make,
             link: None,
             health,
@@ -78,6 +84,17 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
             deliveries: Vec::new(),
             trouble: None,
         })
+    }
+
+    /// Makes the producer ready to be used: a transactional one waits for the brokers.
+    pub(crate) async fn prepare(&mut self) {
+        while !prepared(&mut self.sink, &self.health).await {
+            tokio::time::sleep(REMAKE).await;
+            match (self.make)() {
+                Ok(sink) => self.sink = sink,
+                Err(error) => warn!(%error, "no producer can be made"),
+            }
+        }
     }
 
     /// Runs until a drain is asked for and everything is stored.
@@ -94,6 +111,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 _ = heartbeat.tick() => Woken::Heartbeat,
                 () = self.outdated.notified() => Woken::Outdated,
                 () = self.sink.deliveries(&mut self.deliveries), if open => Woken::Delivered,
+                ended = transaction_ended(&mut self.ending) => Woken::Ended(ended),
                 progress = next_progress(&mut self.link) => Woken::Link(progress),
                 arrival = arrivals.recv() => Woken::Arrival(arrival),
                 () = sleep_until(due) => Woken::Due,
@@ -106,6 +124,7 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 Woken::Arrival(Some(arrival)) => self.admit(arrival),
                 Woken::Arrival(None) => return,
                 Woken::Delivered => self.delivered(),
+                Woken::Ended(end) => self.transaction_ended(end),
                 Woken::Link(Progress::Received) => self.received(),
                 Woken::Link(Progress::Sent) | Woken::Due => {}
                 Woken::Link(Progress::Closed) => self.close_link("the input proxy is gone"),
@@ -124,12 +143,14 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
     /// Settle, produce, settle.
     async fn turn(&mut self) {
         self.settle().await;
-        if self.renewing && self.store.open_records() == 0 {
+        // A transaction that has begun ends with its own producer.
+        let between = self.store.is_between_transactions();
+        if self.renewing && between && self.store.open_records() == 0 {
             self.sink = self.remake().await;
             self.renewing = false;
             info!("the producer was made anew");
         }
-        if !self.renewing {
+        if !self.renewing || !between {
             self.produce();
         }
         self.settle().await;
@@ -150,9 +171,47 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
                 }
                 Effect::Purge => self.sink.purge(),
                 Effect::Rebuild => self.rebuild().await,
+                Effect::Commit {
+                    group_metadata,
+                    offsets,
+                } => {
+                    let offsets = offsets.into_iter().map(|offset| {
+                        let committed = Committed {
+                            position: offset.position,
+                            metadata: offset.metadata,
+                        };
+                        (offset.partition, committed)
+                    });
+                    self.ending = Some(self.sink.end_transaction(Ending::Commit {
+                        group: group_metadata,
+                        offsets: offsets.collect(),
+                    }));
+                }
+                Effect::Abort => {
+                    self.ending = Some(self.sink.end_transaction(Ending::Abort));
+                }
             }
         }
         self.effects = effects;
+    }
+
+    fn transaction_ended(&mut self, end: TransactionEnd) {
+        self.ending = None;
+        let ended = match end {
+            TransactionEnd::Committed => TransactionEnded::Committed,
+            TransactionEnd::Aborted(reason) => {
+                debug!(%reason, "a transaction was aborted");
+                TransactionEnded::Aborted
+            }
+            TransactionEnd::Unknown(reason) => {
+                warn!(
+                    %reason,
+                    "a transaction has no known end, or its producer was fenced; the input proxy reads its positions again"
+                );
+                TransactionEnded::Unknown
+            }
+        };
+        self.store.transaction_ended(ended);
     }
 
     /// Gives the producer every record that may enter it now.
@@ -293,23 +352,51 @@ impl<S: Sink, E: std::fmt::Display, M: Fn() -> Result<S, E>> Publisher<S, M> {
     async fn rebuild(&mut self) {
         warn!("the producer failed for good and is made anew");
         self.sink.purge();
+        self.ending = None;
         self.sink = self.remake().await;
         self.deliveries.clear();
         self.store.rebuilt();
     }
 
-    /// Makes a producer, however long that takes.
-    async fn remake(&self) -> S {
+    /// Makes a producer that may be used, however long that takes.
+    async fn remake(&self) -> KafkaSink {
         loop {
             match (self.make)() {
-                Ok(sink) => return sink,
-                Err(error) => {
-                    warn!(%error, "no producer can be made");
-                    self.health.progressed();
-                    tokio::time::sleep(REMAKE).await;
+                Ok(mut sink) => {
+                    if prepared(&mut sink, &self.health).await {
+                        return sink;
+                    }
                 }
+                Err(error) => warn!(%error, "no producer can be made"),
             }
+            self.health.progressed();
+            tokio::time::sleep(REMAKE).await;
         }
+    }
+}
+
+/// Waits until a producer may be used. False if it never will be.
+async fn prepared(sink: &mut KafkaSink, health: &Health) -> bool {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut ready = std::pin::pin!(sink.prepare());
+    loop {
+        tokio::select! {
+            prepared = &mut ready => {
+                if let Err(error) = &prepared {
+                    warn!(%error, "the transactional producer is not accepted; trying again");
+                }
+                return prepared.is_ok();
+            }
+            _ = heartbeat.tick() => health.progressed(),
+        }
+    }
+}
+
+/// Cancel-safe.
+async fn transaction_ended(ending: &mut Option<EndOfTransaction>) -> TransactionEnd {
+    match ending {
+        Some(ending) => ending.known().await,
+        None => std::future::pending().await,
     }
 }
 

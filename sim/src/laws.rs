@@ -6,6 +6,7 @@
 mod calls;
 mod commits;
 mod results;
+mod transactions;
 mod truth;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,9 @@ pub enum Law {
     Remembered,
     /// What was stored, and known to be, is not sent again.
     Repeats,
+    /// Exactly-once: who reads what is committed sees each result once, and never both a result
+    /// and a dead letter of one event.
+    Once,
     /// D-W9, R5: nothing is dispatched at or beyond committed + window.
     Window,
     /// R4: nothing live is sent or produced without a lease.
@@ -119,6 +123,7 @@ pub(crate) struct Laws {
     window: u64,
     per_lane_max: usize,
     in_flight_max: u64,
+    once: bool,
     ttl: bool,
     muted: Option<Law>,
 }
@@ -157,6 +162,8 @@ struct Process {
     calls: BTreeMap<CallId, Vec<Sent>>,
     /// Events of the frames of this session that are not answered.
     frames: BTreeMap<u64, Vec<Option<Sent>>>,
+    /// Exactly-once: events of the transaction that has not ended.
+    staged: Vec<Sent>,
     /// Events handed over, by partition.
     records: BTreeMap<usize, u64>,
     /// Events that it was told to be stored while it held them, by partition.
@@ -214,6 +221,7 @@ impl Laws {
             window: settings.window,
             per_lane_max: settings.batch.per_lane_max,
             in_flight_max: settings.in_flight_max as u64 + fetched,
+            once: scenario.once,
             ttl: settings.ttl.is_some(),
             muted: scenario.muted,
         }
@@ -294,6 +302,7 @@ impl Laws {
             Input::Rejoined => self.rejoins(who),
             Input::TokensRead { read: Err(_), .. }
             | Input::OutOfRange { .. }
+            | Input::GroupMetadata { .. }
             | Input::AppProbed { .. }
             | Input::LogEnds(_)
             | Input::Operator(_)

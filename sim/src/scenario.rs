@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Names, OnDataLoss};
+use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss};
 use millrace_core::lanes::Ordering;
 use millrace_core::rules::Rules;
 use millrace_core::token::ReleaseId;
@@ -23,6 +23,10 @@ pub const LEASE: Duration = Duration::from_secs(8);
 pub const STALL_AFTER: Duration = Duration::from_secs(300);
 /// `delivery.messageTimeout`.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(7);
+/// `delivery.transaction.timeout`.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Seeds with this bit stand for the same world under exactly-once.
+pub const ONCE: u64 = 1 << 32;
 /// `app.maxRequestBytes`; an event of kind `Nature::Oversized` is larger.
 pub const REQUEST_BYTES_MAX: usize = 512;
 /// Largest record of the output topic; results of `Nature::Unstorable` are larger.
@@ -33,6 +37,8 @@ pub const RECORD_BYTES_MAX: u64 = 2_000;
 pub struct Scenario {
     /// Where it comes from.
     pub seed: u64,
+    /// `delivery.guarantee: ExactlyOnce`.
+    pub once: bool,
     /// Nothing that permits repeats happens: one member, no lost answers, no failed deliveries
     /// (they purge what else is under way).
     pub calm: bool,
@@ -134,7 +140,7 @@ pub struct Faults {
 impl Scenario {
     /// The scenario of a seed.
     pub fn of(seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = Random::new(seed & !ONCE);
         let r = &mut random;
         // What came later is drawn apart, so that older seeds keep most of their meaning.
         let mut later = Random::new(seed.rotate_left(32) ^ 1);
@@ -153,6 +159,7 @@ impl Scenario {
         };
         Self {
             seed,
+            once: seed & ONCE != 0,
             calm,
             partitions,
             pods,
@@ -216,6 +223,14 @@ impl Scenario {
                 group: "millrace.sim.block.r1".into(),
                 cluster: CLUSTER.into(),
                 proxy_version: "0.1.0".into(),
+            },
+            guarantee: if self.once {
+                Guarantee::ExactlyOnce {
+                    interval: self.commit_interval / 5,
+                    records: self.commit_records,
+                }
+            } else {
+                Guarantee::AtLeastOnce
             },
             ordering: self.ordering,
             window: self.window,

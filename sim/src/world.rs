@@ -17,6 +17,7 @@ mod group;
 pub(crate) mod happening;
 pub mod log;
 pub(crate) mod output;
+mod transactions;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -34,6 +35,7 @@ use self::happening::Scheduled;
 pub(crate) use self::happening::{ClientId, Half, Happening, Who};
 use self::log::{EPOCH_MS, Log};
 use self::output::OutputPod;
+use self::transactions::Transactional;
 use crate::event_log::{self, Trace};
 use crate::laws::{Law, Lawful, Laws, Violation};
 use crate::random::Random;
@@ -76,6 +78,8 @@ pub struct World {
     pub(crate) logs: Vec<Log>,
     pub(crate) group: Group,
     pub(crate) pods: Vec<Pod>,
+    /// What the brokers know about the producers of each pod.
+    pub(crate) transactional: Vec<Transactional>,
     pub(crate) laws: Laws,
     pub(crate) names: u64,
     /// No more faults: everything has to come to an end now.
@@ -130,6 +134,8 @@ impl World {
         let laws = Laws::new(&scenario, &logs);
         let group = Group::new(&scenario, &mut random);
         let tries = logs.iter().map(|log| vec![0; log.records.len()]).collect();
+        let transactional = (0..scenario.pods).map(|_| Transactional::default());
+        let transactional = transactional.collect();
         let pods = (0..scenario.pods)
             .map(|_| Pod {
                 life: 0,
@@ -151,6 +157,7 @@ impl World {
             logs,
             group,
             pods,
+            transactional,
             laws,
             names: 0,
             quiet: false,
@@ -161,6 +168,9 @@ impl World {
             scenario,
         };
         for pod in 0..world.scenario.pods {
+            if world.scenario.once {
+                world.init_producer(pod);
+            }
             let after = world.random.ms(0, if pod == 0 { 1_000 } else { 20_000 });
             world.after(after, Happening::Start(pod));
         }
@@ -288,6 +298,19 @@ impl World {
             Happening::BatchArrive(batch) => self.batch_arrive(*batch)?,
             Happening::BatchEnd(pod, life, ended) => self.batch_end(pod, life, ended)?,
             Happening::Rebuilt(pod, life) => self.rebuilt(pod, life)?,
+            Happening::MetadataRead(who, client, commit, partitions) => {
+                self.metadata_read(who, client, commit, &partitions)?;
+            }
+            Happening::OutputReady(pod, life) => self.output_ready(pod, life),
+            Happening::OutputWakes(pod, life) => self.output_wakes(pod, life)?,
+            Happening::OffsetsArrive(ending, group, offsets) => {
+                self.offsets_arrive(ending, group, offsets)?;
+            }
+            Happening::EndSend(ending) => self.end_send(ending),
+            Happening::EndArrive(ending, answers) => self.end_arrive(ending, answers)?,
+            Happening::AbortArrive(ending) => self.abort_arrive(ending),
+            Happening::TransactionExpires(pod, name) => self.transaction_expires(pod, name),
+            Happening::TransactionTold(ending, ended) => self.transaction_ended(&ending, ended)?,
         }
         Ok(())
     }
@@ -415,6 +438,10 @@ impl World {
             Effect::Commit(commit) => {
                 self.laws.commit_cut(who, &commit, self.now)?;
                 self.commit(who, commit);
+                Ok(())
+            }
+            Effect::ReadGroupMetadata { commit, partitions } => {
+                self.read_group_metadata(who, commit, partitions);
                 Ok(())
             }
             Effect::ProbeApp => {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use millrace_core::rules::Rules;
 use millrace_sim::event_log::{Regression, Trace};
+use millrace_sim::scenario::ONCE;
 use millrace_sim::search;
 
 /// How many seeds every test run checks; `SEEDS` in the environment asks for more.
@@ -17,7 +18,7 @@ fn every_law_holds_for_many_seeds() {
         .and_then(|seeds| seeds.parse().ok())
         .unwrap_or(SEEDS);
     let (mut steps, mut repeats) = (0, 0);
-    for seed in 0..seeds {
+    for seed in (0..seeds).chain(ONCE..ONCE + 4 * seeds) {
         match search::run(seed, Rules::ALL) {
             Ok(summary) => {
                 steps += summary.steps;
@@ -53,7 +54,7 @@ fn seeds_that_once_broke_a_law_hold_all_laws_now() {
 
 #[test]
 fn a_seed_plays_the_same_every_time() {
-    for seed in [3, 35] {
+    for seed in [3, 35, ONCE + 3] {
         let first = search::traced(seed, Rules::ALL, Trace::from_step(0));
         let second = search::traced(seed, Rules::ALL, Trace::from_step(0));
         assert!(

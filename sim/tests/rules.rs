@@ -3,7 +3,7 @@
 use millrace_core::rules::{Rule, Rules};
 use millrace_sim::event_log::Trace;
 use millrace_sim::laws::Law;
-use millrace_sim::scenario::Scenario;
+use millrace_sim::scenario::{ONCE, Scenario};
 use millrace_sim::search::{self, Failure};
 
 /// Seeds that are tried before a rule counts as useless.
@@ -22,12 +22,19 @@ fn law_of(rule: Rule) -> Law {
         Rule::Doubt => Law::Doubt,
         Rule::Conservation => Law::Conservation,
         Rule::CrashIsOver => Law::Blame,
+        Rule::GroupMetadata => Law::RevokeExclusion,
+        Rule::TransactionLedger => Law::Once,
+        Rule::AbortedAgain => Law::Conservation,
     }
 }
 
 /// The first seed in which a law breaks without a rule.
 fn found(rule: Rule, law: Law, muted: Option<Law>) -> Option<Failure> {
-    (0..SEEDS_MAX).find_map(|seed| {
+    let world = match rule {
+        Rule::GroupMetadata | Rule::TransactionLedger | Rule::AbortedAgain => ONCE,
+        _ => 0,
+    };
+    (world..world + SEEDS_MAX).find_map(|seed| {
         let mut scenario = Scenario::of(seed);
         scenario.muted = muted;
         let (outcome, _) = search::play(scenario, Rules::without(rule), Trace::off());
@@ -59,4 +66,31 @@ fn d_l4_the_order_in_the_log_breaks_without_the_rule_that_keeps_it() {
         "without {rule:?}: seed {}: {}",
         failure.seed, failure.violation.message
     );
+}
+
+#[test]
+fn d_e2_readers_see_what_the_group_metadata_is_for() {
+    let (rule, muted) = (Rule::GroupMetadata, Law::RevokeExclusion);
+    let Some(failure) = found(rule, Law::Once, Some(muted)) else {
+        panic!("without {rule:?} every result is seen once for {SEEDS_MAX} seeds");
+    };
+    println!(
+        "without {rule:?}: seed {}: {}",
+        failure.seed, failure.violation.message
+    );
+}
+
+#[test]
+fn r4b_and_r4c_break_under_exactly_once_too() {
+    for rule in [Rule::RevokeExclusion, Rule::Doubt] {
+        let broken =
+            (ONCE..ONCE + SEEDS_MAX).find_map(|seed| search::run(seed, Rules::without(rule)).err());
+        let Some(failure) = broken else {
+            panic!("without {rule:?} all laws hold for {SEEDS_MAX} seeds");
+        };
+        println!(
+            "without {rule:?}: seed {}, {:?}: {}",
+            failure.seed, failure.violation.law, failure.violation.message
+        );
+    }
 }

@@ -9,6 +9,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+/// The release that every process of a bench is told.
+pub(super) const RELEASE: &str = "bench";
+
 /// How long a child may take to say that it is there, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -76,7 +79,7 @@ impl Process {
         })?;
         let child = Command::new(&program)
             .args(arguments)
-            .env("MILLRACE_RELEASE", "bench")
+            .env("MILLRACE_RELEASE", RELEASE)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use millrace_connectors::{Delivery, Record, Sink};
-use millrace_core::position::Partition;
+use millrace_core::position::{Partition, Position};
 use millrace_core::token::Stamp;
 use millrace_service::telemetry::usage::{self, Usage};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::children::{Process, free_port};
+use super::children::{Process, RELEASE, free_port};
 use super::load::{self, Load};
 use super::report::Drain;
 use crate::check_app::Requests;
@@ -176,6 +176,8 @@ pub struct Plan<'a> {
     pub to: &'a str,
     /// Events per request; `None`: single requests.
     pub batch: Option<u64>,
+    /// `delivery.guarantee: ExactlyOnce`.
+    pub once: bool,
     /// `app.contract.maxInFlight`.
     pub connections: usize,
     /// What was preloaded.
@@ -193,7 +195,7 @@ impl Plan<'_> {
             "Single"
         };
         let block = json!({
-            "identity": format!("local/bench/{}", self.to),
+            "identity": self.identity(),
             "connections": {"main": {"kafka": {
                 "bootstrap": [self.cluster.address()],
                 "tls": "Off",
@@ -206,6 +208,7 @@ impl Plan<'_> {
             "output": {"kafka": {"connection": "main", "topic": self.to}},
             "topics": {"create": "Missing", "partitions": self.preload.partitions},
             "batch": {"maxRecords": self.batch.unwrap_or(100)},
+            "delivery": {"guarantee": if self.once { "ExactlyOnce" } else { "AtLeastOnce" }},
             "app": {
                 "port": app.port,
                 "shadow": "Safe",
@@ -221,6 +224,36 @@ impl Plan<'_> {
         Ok(file)
     }
 
+    /// How many events are answered; `None` as long as that cannot be known.
+    async fn stored(&self) -> Option<u64> {
+        let partitions = |topic: &str| -> Vec<Partition> {
+            let numbers = 0..self.preload.partitions;
+            numbers
+                .map(|number| Partition::new(topic, number))
+                .collect()
+        };
+        if self.once {
+            // The marks of transactions are positions of the output topic too. What is committed
+            // of the input is what readers of committed results see.
+            let group = format!("millrace.{}.{RELEASE}", self.identity());
+            let committed = self.cluster.committed(&group, partitions(self.from)).await;
+            return Some(
+                committed
+                    .ok()?
+                    .values()
+                    .map(|at| at.since(Position::START))
+                    .sum(),
+            );
+        }
+        // Until the output has created it, there is no such topic.
+        let ranges = self.cluster.ranges(partitions(self.to)).await.ok()?;
+        Some(ranges.values().map(|(start, end)| end.since(*start)).sum())
+    }
+
+    fn identity(&self) -> String {
+        format!("local/bench/{}", self.to)
+    }
+
     /// Runs the proxies until everything is there, then stops them in good order.
     pub async fn run(&self, app: &App, block: &Path, screen: Screen) -> anyhow::Result<Drain> {
         let block = block.display().to_string();
@@ -232,9 +265,6 @@ impl Plan<'_> {
         let mut progress = screen.progress("drained", Some(self.preload.events));
         let mut first = None;
         let mut last = (0, Instant::now());
-        let partitions: Vec<Partition> = (0..self.preload.partitions)
-            .map(|number| Partition::new(self.to, number))
-            .collect();
         let (start, end) = loop {
             sleep(LOOK).await;
             output.alive()?;
@@ -247,11 +277,9 @@ impl Plan<'_> {
                     self.folder.display()
                 );
             }
-            // Until the output has created it, there is no such topic.
-            let Ok(ranges) = self.cluster.ranges(partitions.clone()).await else {
+            let Some(stored) = self.stored().await else {
                 continue;
             };
-            let stored = ranges.values().map(|(start, end)| end.since(*start)).sum();
             let look = (stored, Instant::now(), usage_of_all());
             if stored > last.0 {
                 progress.add(stored - last.0, 0);

@@ -1,5 +1,6 @@
 //! What a bench found, as it is kept in `bench/results/`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -12,6 +13,9 @@ pub const SINGLE_MIN: f64 = 0.4;
 
 /// What batches have to reach of the plain copy.
 pub const BATCH_MIN: f64 = 0.25;
+
+/// What exactly-once has to reach of at-least-once.
+pub const ONCE_MIN: f64 = 0.5;
 
 /// A whole bench.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,8 +40,10 @@ pub struct Report {
     pub partitions: i32,
     /// The plain copy.
     pub copy: Copy,
-    /// Each way of asking the app.
+    /// Each way of asking the app, with each guarantee.
     pub runs: Vec<Run>,
+    /// What exactly-once reaches of at-least-once, by the way of asking.
+    pub exactly_once_to_at_least_once: BTreeMap<&'static str, f64>,
 }
 
 /// One drain of the preloaded events.
@@ -45,6 +51,8 @@ pub struct Report {
 pub struct Run {
     /// `single` or `batch`.
     pub request: &'static str,
+    /// `at-least-once` or `exactly-once`.
+    pub guarantee: &'static str,
     /// Events per request, at most.
     pub batch_records: u64,
     /// The app alone, under the load generator; in requests.
@@ -137,8 +145,8 @@ impl fmt::Display for Report {
             writeln!(f)?;
             writeln!(
                 f,
-                "{} (up to {} events a request): {:.0} events/s",
-                run.request, run.batch_records, drain.per_second
+                "{}, {} (up to {} events a request): {:.0} events/s",
+                run.request, run.guarantee, run.batch_records, drain.per_second
             )?;
             writeln!(
                 f,
@@ -168,6 +176,10 @@ impl fmt::Display for Report {
             )?;
             let verdict = if run.audit_ok { "holds" } else { "FAILS" };
             writeln!(f, "  audit {verdict}: {}", run.audit)?;
+        }
+        for (request, ratio) in &self.exactly_once_to_at_least_once {
+            writeln!(f)?;
+            writeln!(f, "{request}: exactly_once_to_at_least_once {ratio:.2}")?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `millrace bench`: how fast a block is on this machine.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use crate::audit::{Ordering, Repeats, Rules, Unanswered};
 use crate::bench::children::Process;
 use crate::bench::copy;
 use crate::bench::drain::{App, Plan, Preload};
-use crate::bench::report::{BATCH_MIN, Report, Run, SINGLE_MIN, Target};
+use crate::bench::report::{BATCH_MIN, ONCE_MIN, Report, Run, SINGLE_MIN, Target};
 use crate::connect::{Brokers, Cluster};
 use crate::screen::{Format, Screen};
 
@@ -29,9 +30,10 @@ Examples:
   millrace bench --bootstrap broker:9092 --events 100000 -o json --no-report
 
 It starts a broker (unless --bootstrap names one), an app that echoes, and both proxies as
-processes of their own, preloads the events, and drains them through input, app and output. The
-same run measures a plain copy from topic to topic by librdkafka, and what the app takes from a
-load generator. Every drain is audited: no event lost, doubled or out of order.
+processes of their own, preloads the events, and drains them through input, app and output, with
+at-least-once and with exactly-once. The same run measures a plain copy from topic to topic by
+librdkafka, and what the app takes from a load generator. Every drain is audited: no event lost,
+doubled or out of order.
 
 Exit codes: 0 done, 1 an audit failed, or with --require a target was missed.")]
 pub struct Arguments {
@@ -73,6 +75,13 @@ pub struct Arguments {
     /// How to print the report
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+}
+
+/// How one run asks the app, and what it promises.
+#[derive(Clone, Copy)]
+struct Ways {
+    request: &'static str,
+    guarantee: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -117,24 +126,44 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
     .await??;
 
     let mut runs = Vec::new();
+    let mut ratios = BTreeMap::new();
     for batch in arguments.batches() {
         let request = if batch.is_some() { "batch" } else { "single" };
-        let to = name(&format!("bench-{request}"));
-        let plan = Plan {
-            cluster: &cluster,
-            broker: broker.as_ref().map_or(0, Process::pid),
-            from: &from,
-            to: &to,
-            batch,
-            connections: usize::from(arguments.connections),
-            preload,
-            folder: folder.path(),
-        };
-        runs.push(
-            arguments
-                .measure(&plan, request, copy.per_second, screen)
-                .await?,
-        );
+        let mut before = None;
+        for once in [false, true] {
+            let guarantee = if once {
+                "exactly-once"
+            } else {
+                "at-least-once"
+            };
+            let to = name(&format!("bench-{request}-{guarantee}"));
+            let plan = Plan {
+                cluster: &cluster,
+                broker: broker.as_ref().map_or(0, Process::pid),
+                from: &from,
+                to: &to,
+                batch,
+                once,
+                connections: usize::from(arguments.connections),
+                preload,
+                folder: folder.path(),
+            };
+            let ways = Ways { request, guarantee };
+            let mut run = arguments
+                .measure(&plan, ways, copy.per_second, screen)
+                .await?;
+            let per_second = run.drain.per_second;
+            if let Some(at_least_once) = before.replace(per_second) {
+                let reached = per_second / at_least_once;
+                ratios.insert(request, reached);
+                run.target = Target {
+                    of: "rate of at-least-once",
+                    reached,
+                    wanted: ONCE_MIN,
+                };
+            }
+            runs.push(run);
+        }
     }
     let report = Report {
         when: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -152,6 +181,7 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
         partitions: arguments.partitions,
         copy,
         runs,
+        exactly_once_to_at_least_once: ratios,
     };
     if !arguments.no_report {
         keep(&report, &arguments.report, &stamp)?;
@@ -180,18 +210,18 @@ impl Arguments {
     async fn measure(
         &self,
         plan: &Plan<'_>,
-        request: &'static str,
+        Ways { request, guarantee }: Ways,
         copy_per_second: f64,
         screen: Screen,
     ) -> anyhow::Result<Run> {
         let app = App::start(plan.folder).await?;
-        screen.remark(&format!("{request}: the app alone …"));
+        screen.remark(&format!("{request}, {guarantee}: the app alone …"));
         let app_alone = app
             .ceiling(plan.batch, &plan.preload, plan.connections, self.load)
             .await?;
         let per_request = plan.batch.unwrap_or(1);
         let app_events_per_second = app_alone.per_second * per_request as f64;
-        screen.remark(&format!("{request}: input, app, output …"));
+        screen.remark(&format!("{request}, {guarantee}: input, app, output …"));
         let block = plan.write_block(&app)?;
         let drain = plan.run(&app, &block, screen).await?;
         let report = audit(&scope(plan)?, screen).await?;
@@ -202,6 +232,7 @@ impl Arguments {
         let of_app = drain.per_second / app_events_per_second;
         Ok(Run {
             request,
+            guarantee,
             batch_records: per_request,
             app_alone,
             app_events_per_second,

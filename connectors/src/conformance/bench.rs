@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::event::Event;
 use millrace_core::intake::io::{
     Commit, CommitId, CommitOutcome, Committed, Membership, TokensRead,
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::kafka::{
     Admin, Compression, GroupSettings, KafkaSink, KafkaSource, KafkaTokenStore, ProducerSettings,
-    Settings,
+    Reader, Settings, TransactionSettings, Until,
 };
 use crate::{Delivery, Happening, Record, Sink, Source};
 
@@ -108,8 +109,43 @@ impl Bench {
             linger,
             message_timeout,
             batch_bytes_max: None,
+            transactions: None,
         };
         KafkaSink::new(&self.settings(), &settings).unwrap()
+    }
+
+    /// A transactional producer that is ready.
+    pub(super) async fn transactional(&self, id: &str) -> KafkaSink {
+        let settings = ProducerSettings {
+            compression: Compression::Lz4,
+            linger: Duration::ZERO,
+            message_timeout: Duration::from_secs(20),
+            batch_bytes_max: None,
+            transactions: Some(TransactionSettings {
+                id: id.to_owned(),
+                timeout: Duration::from_secs(30),
+            }),
+        };
+        let mut sink = KafkaSink::new(&self.settings(), &settings).unwrap();
+        sink.prepare().await.unwrap();
+        sink
+    }
+
+    /// Everything that a reader of committed records sees of a partition, as text.
+    pub(super) async fn read(&self, topic: &str, partition: i32) -> Vec<String> {
+        let from = (
+            Partition::new(topic, partition),
+            crate::kafka::Start::Earliest,
+        );
+        let mut reader = Reader::open(self.settings(), vec![from], Until::Ends);
+        let mut values = Vec::new();
+        while let Some(fetched) = reader.next().await {
+            for event in fetched.unwrap().iter().flat_map(|part| &part.events) {
+                let value = event.value().unwrap_or_default();
+                values.push(String::from_utf8_lossy(value).into_owned());
+            }
+        }
+        values
     }
 
     /// Appends records and expects all of them to be stored; their places, in order.
@@ -158,6 +194,7 @@ impl Bench {
             rejoined: 0,
             out_of_range: Vec::new(),
             outcomes: Vec::new(),
+            group_metadata: None,
             commits: 0,
         }
     }
@@ -233,6 +270,8 @@ pub(super) struct Peer {
     pub(super) rejoined: u32,
     pub(super) out_of_range: Vec<(Position, Position)>,
     pub(super) outcomes: Vec<(CommitId, CommitOutcome)>,
+    /// The last answer to the question who we are.
+    pub(super) group_metadata: Option<Result<GroupMetadata, String>>,
     commits: u64,
 }
 
@@ -314,6 +353,7 @@ impl Peer {
                 log_start, log_end, ..
             } => self.out_of_range.push((log_start, log_end)),
             Happening::Committed { commit, outcome } => self.outcomes.push((commit, outcome)),
+            Happening::GroupMetadata { read, .. } => self.group_metadata = Some(read),
             Happening::Rejoined => {
                 self.rejoined += 1;
                 self.owned.clear();
@@ -382,6 +422,20 @@ impl Peer {
     pub(super) fn outcome(&self, id: CommitId) -> Option<CommitOutcome> {
         let found = self.outcomes.iter().find(|(commit, _)| *commit == id);
         found.map(|(_, outcome)| outcome.clone())
+    }
+
+    /// Who we are, for a transaction that commits these partitions.
+    pub(super) async fn metadata(
+        &mut self,
+        partitions: &[&Partition],
+    ) -> Result<GroupMetadata, String> {
+        self.commits += 1;
+        let partitions = partitions.iter().map(|p| (*p).clone()).collect();
+        self.source
+            .read_group_metadata(CommitId(self.commits), partitions);
+        self.until("we know who we are", |peer| peer.group_metadata.is_some())
+            .await;
+        self.group_metadata.take().unwrap()
     }
 
     /// Positions that came of a partition, in order.

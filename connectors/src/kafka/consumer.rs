@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use millrace_core::intake::io::Commit;
+use millrace_core::intake::io::{Commit, CommitId};
 use millrace_core::limits::SOURCE_COMMANDS_QUEUED_MAX;
 use millrace_core::position::{Partition, Position};
 use tokio::sync::oneshot;
@@ -114,6 +114,10 @@ impl Source for KafkaSource {
 
     fn commit(&mut self, commit: Commit) {
         self.command(Command::Commit(commit));
+    }
+
+    fn read_group_metadata(&mut self, commit: CommitId, partitions: Vec<Partition>) {
+        self.command(Command::ReadGroupMetadata(commit, partitions));
     }
 
     fn rejoin(&mut self) {

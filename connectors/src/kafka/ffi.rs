@@ -4,7 +4,7 @@
 //! borrowed client, message or list and returns owned values, so no pointer leaves this file.
 #![expect(
     unsafe_code,
-    reason = "the crate panics on header names and metadata that are not UTF-8, and lacks group metadata and topic ids"
+    reason = "the crate panics on header names and metadata that are not UTF-8, and lacks group metadata as bytes and topic ids"
 )]
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -142,6 +142,130 @@ pub(super) fn identity<C: ClientContext>(client: &Client<C>) -> Option<Identity>
         };
         sys::rd_kafka_consumer_group_metadata_destroy(metadata);
         Some(identity)
+    }
+}
+
+/// Who a consumer is in its group, and the same as librdkafka writes it down for a producer in
+/// another process (D-E2). `None` without a group.
+pub(super) fn group_metadata<C: ClientContext>(
+    client: &Client<C>,
+) -> Result<Option<(Identity, Vec<u8>)>, TransactionError> {
+    // SAFETY: the client is alive while borrowed; the metadata is ours until destroyed, and the
+    // member id is a C string inside it.
+    unsafe {
+        let metadata = sys::rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return Ok(None);
+        }
+        let member = sys::rd_kafka_consumer_group_metadata_member_id(metadata);
+        let identity = Identity {
+            generation: sys::rd_kafka_consumer_group_metadata_generation_id(metadata),
+            member: CStr::from_ptr(member).to_string_lossy().into_owned(),
+        };
+        let written = written(metadata);
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        Ok(Some((identity, written?)))
+    }
+}
+
+/// Group metadata of a member that does not exist, for the proof that brokers refuse it (D-E2).
+pub(super) fn forged_group_metadata(
+    group: &CStr,
+    generation: i32,
+    member: &CStr,
+) -> Result<Vec<u8>, TransactionError> {
+    // SAFETY: the strings are alive for the call and copied; the metadata is ours until destroyed.
+    unsafe {
+        let metadata = sys::rd_kafka_consumer_group_metadata_new_with_genid(
+            group.as_ptr(),
+            generation,
+            member.as_ptr(),
+            ptr::null(),
+        );
+        let written = written(metadata);
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        written
+    }
+}
+
+/// # Safety
+/// `metadata` is live group metadata.
+unsafe fn written(
+    metadata: *const sys::rd_kafka_consumer_group_metadata_t,
+) -> Result<Vec<u8>, TransactionError> {
+    let (mut buffer, mut size) = (ptr::null_mut::<c_void>(), 0);
+    // SAFETY: on success `buffer` holds `size` bytes that are ours; they are copied and freed.
+    unsafe {
+        transaction_result(sys::rd_kafka_consumer_group_metadata_write(
+            metadata,
+            &raw mut buffer,
+            &raw mut size,
+        ))?;
+        let bytes = std::slice::from_raw_parts(buffer.cast::<u8>(), size).to_vec();
+        sys::rd_kafka_mem_free(ptr::null_mut(), buffer);
+        Ok(bytes)
+    }
+}
+
+/// What a transactional call came to, if not to success.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct TransactionError {
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) message: String,
+    /// The same call may be made again, and goes on where it was.
+    pub(super) retriable: bool,
+    /// The transaction can only be aborted.
+    pub(super) aborts: bool,
+}
+
+/// # Safety
+/// `error` is null or an error that is ours.
+unsafe fn transaction_result(error: *mut sys::rd_kafka_error_t) -> Result<(), TransactionError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the error is ours until destroyed, its text lives as long, and is copied.
+    unsafe {
+        let told = TransactionError {
+            code: sys::rd_kafka_error_code(error).into(),
+            message: CStr::from_ptr(sys::rd_kafka_error_string(error))
+                .to_string_lossy()
+                .into_owned(),
+            retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+            aborts: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+        };
+        sys::rd_kafka_error_destroy(error);
+        Err(told)
+    }
+}
+
+/// Makes offsets part of the open transaction, as the consumer that `group` describes; blocks up
+/// to `timeout`. The crate's own call takes no metadata that came from another process.
+pub(super) fn send_offsets<C: ClientContext>(
+    client: &Client<C>,
+    offsets: &TopicPartitionList,
+    group: &[u8],
+    timeout: Duration,
+) -> Result<(), TransactionError> {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let mut metadata = ptr::null_mut();
+    // SAFETY: client, list and bytes are alive while borrowed, and librdkafka copies them. What
+    // it reads from the bytes is ours until destroyed; bytes that are none it refuses.
+    unsafe {
+        transaction_result(sys::rd_kafka_consumer_group_metadata_read(
+            &raw mut metadata,
+            group.as_ptr().cast(),
+            group.len(),
+        ))?;
+        let sent = transaction_result(sys::rd_kafka_send_offsets_to_transaction(
+            client.native_ptr(),
+            offsets.ptr(),
+            metadata,
+            timeout_ms,
+        ));
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        sent
     }
 }
 

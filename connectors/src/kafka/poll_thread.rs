@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use millrace_core::intake::io::Commit;
+use millrace_core::intake::io::{Commit, CommitId};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ pub(super) enum Command {
     Unassign(Vec<Partition>),
     Seek(Partition, Position),
     Commit(Commit),
+    ReadGroupMetadata(CommitId, Vec<Partition>),
     Rejoin,
     Close(Option<oneshot::Sender<()>>),
 }
@@ -93,6 +94,7 @@ fn join_again(
                     | Command::Unassign(_)
                     | Command::Seek(..)
                     | Command::Commit(_)
+                    | Command::ReadGroupMetadata(..)
                     | Command::Rejoin,
                 ) => {}
             }

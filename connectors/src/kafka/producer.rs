@@ -1,23 +1,29 @@
-//! An idempotent producer as a [`Sink`].
+//! An idempotent producer as a [`Sink`]; with [`TransactionSettings`] a transactional one.
 //!
 //! Invariant: every record that was taken ends as exactly one delivery, in the order in which
 //! librdkafka reports them.
+//!
+//! [`TransactionSettings`]: super::TransactionSettings
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use millrace_core::position::Position;
+use millrace_core::contract::publish::GroupMetadata;
+use millrace_core::intake::io::Committed;
+use millrace_core::position::{Partition, Position};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::rebalance::QuietContext;
 use super::secrets::Renewing;
 use super::settings::{self, Error, ProducerSettings, Role, Settings};
+use super::transactions::{Calls, Ending, TransactionEnd, Unfenced};
 use super::{classify, ffi};
 use crate::{AppendClass, Delivery, Record, Sink};
 
@@ -127,6 +133,32 @@ pub struct KafkaSink {
     producer: Option<Arc<ThreadedProducer<SinkContext>>>,
     ends: Arc<Ends>,
     names: Vec<(Arc<str>, CString)>,
+    /// `None`: every record counts for itself.
+    transaction: Option<Transaction>,
+}
+
+/// What a transactional producer is doing.
+struct Transaction {
+    begun: bool,
+    given_up: Arc<AtomicBool>,
+}
+
+/// The end of a transaction that is under way. Nothing may be appended until it is known.
+#[derive(Debug)]
+pub struct EndOfTransaction(JoinHandle<TransactionEnd>);
+
+impl EndOfTransaction {
+    /// Waits for it. Cancel-safe; to be asked once it was not cancelled.
+    pub async fn known(&mut self) -> TransactionEnd {
+        let ended = (&mut self.0).await;
+        ended.unwrap_or_else(|error| TransactionEnd::Unknown(error.to_string()))
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
 }
 
 impl KafkaSink {
@@ -138,6 +170,10 @@ impl KafkaSink {
             ends: Arc::clone(&ends),
             renewing: Renewing::of(settings),
         };
+        let transaction = producer.transactions.as_ref().map(|_| Transaction {
+            begun: false,
+            given_up: Arc::default(),
+        });
         let producer = settings::client_config(settings, Role::Producer(producer))?
             .create_with_context(context)
             .map_err(|error| Error::Client(error.to_string()))?;
@@ -145,7 +181,80 @@ impl KafkaSink {
             producer: Some(Arc::new(producer)),
             ends,
             names: Vec::new(),
+            transaction,
         })
+    }
+
+    fn calls(&self) -> Option<Calls<SinkContext>> {
+        Some(Calls {
+            producer: Arc::clone(self.producer.as_ref()?),
+            given_up: Arc::clone(&self.transaction.as_ref()?.given_up),
+        })
+    }
+
+    /// Makes a transactional producer ready: it fences its predecessor and ends what that left
+    /// open. Waits for the brokers as long as it takes; any other producer is ready at once.
+    ///
+    /// # Errors
+    /// If this producer will never be ready: make another one.
+    pub async fn prepare(&mut self) -> Result<(), String> {
+        let Some(calls) = self.calls() else {
+            return Ok(());
+        };
+        // A dropped sink gives up, and so does the call.
+        tokio::task::spawn_blocking(move || calls.init())
+            .await
+            .map_err(|error| error.to_string())?
+    }
+
+    /// Ends the transaction of everything appended since the last end.
+    pub fn end_transaction(&mut self, ending: Ending) -> EndOfTransaction {
+        let calls = self
+            .calls()
+            .expect("only a transactional producer is asked to end a transaction");
+        let transaction = self.transaction.as_mut().expect("it was just there");
+        let begun = std::mem::take(&mut transaction.begun);
+        EndOfTransaction(tokio::task::spawn_blocking(move || {
+            if !begun {
+                // Offsets alone, or nothing at all.
+                if ending == Ending::Abort {
+                    return TransactionEnd::Aborted("nothing was in it".to_owned());
+                }
+                if let Err(error) = calls.begin() {
+                    return TransactionEnd::Unknown(error.message);
+                }
+            }
+            calls.end(&ending)
+        }))
+    }
+
+    /// The core of [`super::prove_fencing`].
+    pub(super) async fn probe_offsets(
+        &mut self,
+        group: GroupMetadata,
+        offsets: Vec<(Partition, Committed)>,
+    ) -> Result<(), Unfenced> {
+        let calls = self.calls().expect("the probe is transactional");
+        tokio::task::spawn_blocking(move || calls.probe(&group, &offsets))
+            .await
+            .map_err(|error| Unfenced::Unavailable(error.to_string()))?
+    }
+
+    /// Begins a transaction if the producer is transactional and has none.
+    fn begin(&mut self) -> Result<(), RDKafkaErrorCode> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(());
+        };
+        if transaction.begun {
+            return Ok(());
+        }
+        if let Some(calls) = self.calls() {
+            calls.begin().map_err(|error| error.code)?;
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.begun = true;
+        }
+        Ok(())
     }
 
     /// Whether the producer has failed for good: make a new one (D-O1).
@@ -205,6 +314,12 @@ impl Sink for KafkaSink {
     fn append(&mut self, ticket: u64, record: Record) -> Result<(), Record> {
         // Counted first: the report may come before `produce` returns.
         self.ends.taken();
+        if let Err(code) = self.begin() {
+            // It begins whenever it can, so it never will.
+            let end = failed(code, true);
+            self.ends.end(ticket, end);
+            return Ok(());
+        }
         let result = match self.name(&record.topic) {
             None => Err(RDKafkaErrorCode::InvalidTopic),
             Some(name) => {

@@ -142,6 +142,9 @@ impl<'a> Session<'a> {
                 Ok(Command::Unassign(partitions)) => self.let_go(&partitions),
                 Ok(Command::Seek(partition, position)) => self.seek(&partition, position),
                 Ok(Command::Commit(commit)) => self.commit(commit),
+                Ok(Command::ReadGroupMetadata(commit, partitions)) => {
+                    self.read_group_metadata(commit, &partitions);
+                }
                 Ok(Command::Rejoin) => return Some(Ending::Rejoin),
                 Ok(Command::Close(closed)) => return Some(Ending::Close(closed)),
                 Err(TryRecvError::Empty) => return None,

@@ -176,6 +176,17 @@ pub struct ProducerSettings {
     /// The smallest `max.message.bytes` of the topics that are written. A batch never grows
     /// beyond it, because brokers refuse a large batch although each of its records fits.
     pub batch_bytes_max: Option<u64>,
+    /// Exactly-once: what the producer is called among its kind (D-E2, D-E3).
+    pub transactions: Option<TransactionSettings>,
+}
+
+/// How a transactional producer is known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TransactionSettings {
+    /// A newer producer with this id fences the older one, and ends what it left open.
+    pub id: String,
+    /// After which brokers abort a transaction that nobody ends.
+    pub timeout: Duration,
 }
 
 /// Compression of record batches.
@@ -272,6 +283,10 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("transactional.id", "it belongs to exactly-once (D-E2)"),
     (
+        "transaction.timeout.ms",
+        "it is `delivery.transaction.timeout` (D-E3)",
+    ),
+    (
         "partitioner",
         "a key's partition is the one that Java clients choose (D-O7)",
     ),
@@ -348,6 +363,8 @@ pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<Clien
             // Positions need a group in librdkafka; nothing is ever committed to this one.
             config.set("group.id", "millrace.reader");
             config.set("enable.partition.eof", "true");
+            // What was aborted never happened.
+            config.set("isolation.level", "read_committed");
         }
         Role::Producer(producer) => append(producer, &mut config),
         Role::Admin => {}
@@ -362,7 +379,8 @@ pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<Clien
         let kept = match role {
             Role::Outsider(_) => ["isolation.level", RETRY_BACKOFF].contains(&property.as_str()),
             Role::Member(_) => property == RETRY_BACKOFF,
-            Role::Reader | Role::Producer(_) | Role::Admin => false,
+            Role::Reader => property == "isolation.level",
+            Role::Producer(_) | Role::Admin => false,
         };
         if !kept {
             config.set(property, value);
@@ -442,6 +460,8 @@ fn member(group: &GroupSettings, config: &mut ClientConfig) {
     prefetch(config);
     commits(config);
     config.set("fetch.wait.max.ms", "300");
+    // D-E3; at-least-once may choose otherwise.
+    config.set("isolation.level", "read_committed");
     config.set("statistics.interval.ms", "500");
     let session_ms = group.session_timeout.as_millis();
     config.set("group.id", &group.group);
@@ -480,6 +500,13 @@ fn append(producer: &ProducerSettings, config: &mut ClientConfig) {
         .unwrap_or(1_000_000)
         .clamp(1_024, 1_000_000);
     config.set("batch.size", batch.to_string());
+    if let Some(transactions) = &producer.transactions {
+        config.set("transactional.id", &transactions.id);
+        config.set(
+            "transaction.timeout.ms",
+            transactions.timeout.as_millis().to_string(),
+        );
+    }
 }
 
 #[cfg(test)]
@@ -518,6 +545,17 @@ mod tests {
         let mut settings = Settings::plain("127.0.0.1:1", "test");
         settings.properties = vec![("isolation.level".to_owned(), "read_uncommitted".to_owned())];
         let config = client_config(&settings, Role::Outsider(Some("g"))).unwrap();
+        assert_eq!(config.get("isolation.level"), Some("read_committed"));
+    }
+
+    #[test]
+    fn d_e3_an_audit_reads_what_is_committed_whatever_the_properties_say() {
+        let mut settings = Settings::plain("127.0.0.1:1", "test");
+        settings.properties = vec![("isolation.level".to_owned(), "read_uncommitted".to_owned())];
+        let config = client_config(&settings, Role::Reader).unwrap();
+        assert_eq!(config.get("isolation.level"), Some("read_committed"));
+        settings.properties.clear();
+        let config = client_config(&settings, Role::Member(&group())).unwrap();
         assert_eq!(config.get("isolation.level"), Some("read_committed"));
     }
 
@@ -565,6 +603,14 @@ mod tests {
             linger: Duration::from_micros(500),
             message_timeout: Duration::from_secs(7),
             batch_bytes_max: Some(10_000),
+            transactions: None,
+        };
+        let transactional = ProducerSettings {
+            transactions: Some(TransactionSettings {
+                id: "t".to_owned(),
+                timeout: Duration::from_secs(30),
+            }),
+            ..producer.clone()
         };
         for role in [
             Role::Member(&group()),
@@ -572,6 +618,7 @@ mod tests {
             Role::Outsider(None),
             Role::Reader,
             Role::Producer(&producer),
+            Role::Producer(&transactional),
             Role::Admin,
         ] {
             client_config(&settings, role)

@@ -134,6 +134,19 @@ impl Group {
         }
     }
 
+    /// Who a member is, if all of this is its own (R4b).
+    pub(super) fn metadata(
+        &self,
+        id: MemberId,
+        partitions: &[Partition],
+    ) -> Result<String, String> {
+        let member = self.members.get(&id).ok_or("unknown member")?;
+        if !partitions.iter().all(|p| member.owned.contains(p)) {
+            return Err("not ours any more".to_owned());
+        }
+        Ok(format!("{}:{}", member.generation, id.0))
+    }
+
     /// A commit of a member; `None`: its end comes later.
     pub(super) fn commit(
         &mut self,

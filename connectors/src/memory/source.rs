@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::event::{EventsBuilder, Timestamp, TimestampKind};
-use millrace_core::intake::io::{Commit, CommitOutcome, TokensRead};
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, TokensRead};
 use millrace_core::limits::FETCH_RECORDS_MAX;
 use millrace_core::position::{Partition, Position};
 
@@ -256,6 +257,21 @@ impl Source for MemorySource {
             }
             _ => mailbox.push(happening),
         }
+    }
+
+    fn read_group_metadata(&mut self, commit: CommitId, partitions: Vec<Partition>) {
+        let state = self.log.lock();
+        let read = state
+            .groups
+            .get(&self.group)
+            .and_then(|members| Some((members, members.member_of(&self.mailbox)?)))
+            .ok_or_else(|| "not a member".to_owned())
+            .and_then(|(members, id)| members.metadata(id, &partitions))
+            .and_then(|text| {
+                GroupMetadata::new(text.into_bytes().into()).map_err(|error| error.to_string())
+            });
+        drop(state);
+        self.mailbox.push(Happening::GroupMetadata { commit, read });
     }
 
     fn rejoin(&mut self) {

@@ -180,12 +180,49 @@ pub struct Announce {
 /// The end of a transaction (P-5).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transaction {
-    /// The last `Results` that belongs to it.
+    /// The last `Results` that belongs to it; 0: the session has sent none.
     pub seq: u64,
-    /// Consumer group metadata, serialized by librdkafka; never empty (D-E2).
-    pub group_metadata: Bytes,
-    /// What to commit.
-    pub offsets: Vec<TransactionOffset>,
+    /// How it shall end.
+    pub ending: TransactionEnding,
+}
+
+/// How the input wants a transaction to end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TransactionEnding {
+    /// With its results and these offsets stored together.
+    Commit {
+        /// The consumer that has read what the offsets cover.
+        group_metadata: GroupMetadata,
+        /// What to commit.
+        offsets: Vec<TransactionOffset>,
+    },
+    /// Without anything stored.
+    Abort,
+}
+
+/// Consumer group metadata, serialized by librdkafka. Never empty: without it brokers could not
+/// tell a zombie's offsets from an owner's (D-E2).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupMetadata(Bytes);
+
+/// There is no group metadata in nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the group metadata is empty")]
+pub struct EmptyGroupMetadata;
+
+impl GroupMetadata {
+    /// Refuses empty bytes.
+    pub fn new(bytes: Bytes) -> Result<Self, EmptyGroupMetadata> {
+        if bytes.is_empty() {
+            return Err(EmptyGroupMetadata);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// As librdkafka reads them.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
 }
 
 /// One committed offset of a [`Transaction`].
@@ -303,6 +340,9 @@ pub enum StoreClass {
     /// Nobody knows whether it was stored: send it again in lane order.
     Unknown,
 }
+
+/// The code of an event that failed only because its transaction was aborted.
+pub const ABORTED: &str = "TransactionAborted";
 
 /// How a transaction ended (P-5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

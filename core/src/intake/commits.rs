@@ -11,6 +11,7 @@ use super::Intake;
 use super::io::{Commit, CommitId, CommitOutcome, Effect, Fact};
 use super::publishing;
 use super::tenure::{Phase, TenureId};
+use super::transactions::Settled;
 use crate::contract::publish::{Request, Revoked};
 use crate::position::{Partition, Position};
 use crate::rules::Rule;
@@ -72,6 +73,57 @@ enum Step {
     Again { at: Time, times: u32 },
 }
 
+impl Commits {
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn is_open_as(&self, id: CommitId) -> bool {
+        self.open_id() == Some(id)
+    }
+
+    pub(super) fn open_id(&self) -> Option<CommitId> {
+        self.open.as_ref().map(|open| open.id)
+    }
+
+    /// Forgets what was cut and never left.
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+
+    pub(super) fn cut_at(&self) -> Option<Time> {
+        self.cut_at
+    }
+
+    pub(super) fn again_at(&self) -> Option<Time> {
+        self.again_at
+    }
+
+    pub(super) fn repeat_at(&mut self, at: Option<Time>) {
+        self.again_at = at;
+    }
+
+    /// Notes that a commit was cut.
+    pub(super) fn begin(
+        &mut self,
+        now: Time,
+        generation: i32,
+        offsets: Vec<(TenureId, Position, u64)>,
+    ) -> CommitId {
+        let id = self.last.next();
+        self.last = id;
+        self.cut_at = Some(now);
+        self.again_at = None;
+        self.open = Some(OpenCommit {
+            id,
+            sent: now,
+            generation,
+            offsets,
+        });
+        id
+    }
+}
+
 impl Revocation {
     fn wake(&self) -> Option<Duration> {
         match &self.step {
@@ -85,6 +137,10 @@ impl Revocation {
 impl Intake {
     /// Cuts a commit if one is due and none is out.
     pub(super) fn commit_what_is_due(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.exactly_once() {
+            self.transact(now, effects);
+            return;
+        }
         let waits = self.commits.again_at.is_some_and(|at| now.boot < at.boot);
         if self.commits.open.is_some() || self.rejoining || waits {
             return;
@@ -99,7 +155,10 @@ impl Intake {
         }
     }
 
-    pub(super) fn next_commit(&self) -> Option<Duration> {
+    pub(super) fn next_commit(&self, now: Time) -> Option<Duration> {
+        if self.exactly_once() {
+            return self.next_transaction(now);
+        }
         if self.commits.open.is_some() || self.rejoining {
             return None;
         }
@@ -139,7 +198,7 @@ impl Intake {
         })
     }
 
-    fn doubted(&self, tenure: &super::Tenure) -> bool {
+    pub(super) fn doubted(&self, tenure: &super::Tenure) -> bool {
         tenure.in_doubt && self.settings.rules.hold(Rule::Doubt)
     }
 
@@ -149,6 +208,9 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<CommitId> {
+        if self.exactly_once() {
+            return self.cut_transaction(now, effects);
+        }
         let membership = self.membership?;
         let mut offsets = Vec::new();
         let mut covered = Vec::new();
@@ -157,7 +219,9 @@ impl Intake {
             if !which(tenure) || (doubt && tenure.in_doubt) {
                 continue;
             }
-            if let Some(committed) = tenure.commit(membership.generation, Some(membership.member)) {
+            if let Some(committed) =
+                tenure.commit(membership.generation, Some(membership.member), |_| false)
+            {
                 tenure.ledger_bytes = committed.metadata.len();
                 covered.push((*id, committed.position, tenure.since_commit));
                 offsets.push((tenure.partition.clone(), committed));
@@ -166,16 +230,7 @@ impl Intake {
         if offsets.is_empty() {
             return None;
         }
-        let id = self.commits.last.next();
-        self.commits.last = id;
-        self.commits.cut_at = Some(now);
-        self.commits.again_at = None;
-        self.commits.open = Some(OpenCommit {
-            id,
-            sent: now,
-            generation: membership.generation,
-            offsets: covered,
-        });
+        let id = self.commits.begin(now, membership.generation, covered);
         effects.push(Effect::Commit(Commit { id, offsets }));
         Some(id)
     }
@@ -299,7 +354,10 @@ impl Intake {
                 Phase::DataLost | Phase::Revoking { .. } => {}
             }
         }
-        self.stop_producing(partitions.clone(), effects);
+        // Exactly-once: what is open may still join the transaction (D-G4 b).
+        if !self.exactly_once() {
+            self.stop_producing(partitions.clone(), effects);
+        }
         if !self.settings.rules.hold(Rule::RevokeExclusion) {
             effects.push(Effect::Unassign(partitions.clone()));
         }
@@ -314,7 +372,7 @@ impl Intake {
 
     /// When time alone moves the revocation on; an open commit has to end first.
     pub(super) fn next_revocation(&self) -> Option<Duration> {
-        if self.rejoining || self.commits.open.is_some() {
+        if self.rejoining || self.commit_is_open() {
             return None;
         }
         self.revocation.as_ref()?.wake()
@@ -325,7 +383,22 @@ impl Intake {
         let Some(revocation) = &self.revocation else {
             return;
         };
-        if self.rejoining || self.commits.open.is_some() {
+        if self.rejoining || self.commit_is_open() {
+            return;
+        }
+        if self.exactly_once() {
+            let tenures = revocation.tenures.clone();
+            let late = now.boot >= revocation.deadline.boot;
+            let last_was_cut = matches!(revocation.step, Step::Committing(_));
+            match self.revocation_settled(&tenures, late, last_was_cut, now, effects) {
+                Settled::No => {}
+                Settled::Cut(id) => {
+                    if let Some(revocation) = self.revocation.as_mut().filter(|_| late) {
+                        revocation.step = Step::Committing(id);
+                    }
+                }
+                Settled::Yes => self.release(now, effects),
+            }
             return;
         }
         let mine = |id: &TenureId| self.tenures.get(id);
@@ -356,7 +429,19 @@ impl Intake {
                 return;
             }
         }
-        let revocation = self.revocation.take().expect("it was just there");
+        self.release(now, effects);
+    }
+
+    /// Step (e) of D-G4: lets go.
+    fn release(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let Some(revocation) = self.revocation.take() else {
+            return;
+        };
+        // Results that were sent in vain must not be stored by the next transaction.
+        let staged = |id: &TenureId| self.tenures.get(id).is_some_and(|t| t.staged > 0);
+        if revocation.tenures.iter().any(staged) {
+            self.stop_producing(revocation.partitions.clone(), effects);
+        }
         self.tally
             .revoke_drain
             .record(now.since(revocation.started));
@@ -441,6 +526,7 @@ impl Intake {
         let ids: Vec<_> = self.tenures.keys().copied().collect();
         self.lose(&ids, effects);
         self.revocation = None;
+        self.transactions.unread();
         self.commits.open = None;
         self.commits.not_owner = 0;
         self.commits.again_at = None;
@@ -462,7 +548,10 @@ impl Intake {
     }
 
     /// Tells the output that live records of these partitions must not leave any more.
-    fn stop_producing(&self, partitions: Vec<Partition>, effects: &mut Vec<Effect>) {
+    pub(super) fn stop_producing(&mut self, partitions: Vec<Partition>, effects: &mut Vec<Effect>) {
+        if !partitions.is_empty() {
+            self.transactions.doom();
+        }
         if let Some(membership) = self
             .membership
             .filter(|_| self.link.is_up() && !partitions.is_empty())
@@ -513,7 +602,7 @@ impl Intake {
                 .values()
                 .any(|t| t.has_unsent() || t.at_output > 0);
         if !late {
-            if open || self.commits.open.is_some() || self.rejoining {
+            if open || self.commit_is_open() || self.rejoining {
                 return;
             }
             let unsaved = |tenure: &super::Tenure| tenure.is_live() && tenure.is_dirty();

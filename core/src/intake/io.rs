@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::contract::publish;
+use crate::contract::publish::{self, GroupMetadata};
 use crate::event::Event;
 use crate::identity::EventId;
 use crate::outcome::Outcome;
@@ -68,6 +68,13 @@ pub enum Input {
         commit: CommitId,
         /// How.
         outcome: CommitOutcome,
+    },
+    /// Answer to `Effect::ReadGroupMetadata` (R4b).
+    GroupMetadata {
+        /// For which commit.
+        commit: CommitId,
+        /// Who we are in the group, or why the commit cannot be ours.
+        read: Result<GroupMetadata, String>,
     },
     /// The client was destroyed completely on `Effect::Rejoin`: whatever was unknown about its
     /// commits is decided now, and all partitions are gone (R4c).
@@ -211,6 +218,14 @@ pub enum Effect {
     Publish(Bytes),
     /// Commit; ends as `Input::Committed`.
     Commit(Commit),
+    /// Read who we are in the group, for a transaction that commits these partitions (R4b); ends
+    /// as `Input::GroupMetadata`.
+    ReadGroupMetadata {
+        /// The commit.
+        commit: CommitId,
+        /// What it is about.
+        partitions: Vec<Partition>,
+    },
     /// Ask the app's health endpoint; ends as `Input::AppProbed`.
     ProbeApp,
     /// Destroy the client on its own thread, await it, create a new one (R4c, D-G6); ends as

@@ -172,7 +172,7 @@ impl Intake {
             Place::Backoff => WaitsFor::Retry,
             Place::Blocked => WaitsFor::Operator,
             Place::Waiting | Place::Outbox if !leased => WaitsFor::Commit,
-            Place::AtOutput | Place::Outbox => WaitsFor::Output,
+            Place::AtOutput | Place::Staged | Place::Outbox => WaitsFor::Output,
             Place::Waiting => WaitsFor::App,
         }
     }

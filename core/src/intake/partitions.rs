@@ -2,7 +2,7 @@
 
 use super::Intake;
 use super::io::{Effect, Fact, Fetched, Membership, TokensRead};
-use super::settings::OnDataLoss;
+use super::settings::{Guarantee, OnDataLoss};
 use super::tenure::{EventRef, Phase, Place, Tenure, Work};
 use crate::contract::commit::{Metadata, UnknownKeys};
 use crate::contract::grant::{Grant, Seeding};
@@ -60,7 +60,8 @@ impl Intake {
             let tenure = Tenure::opening(
                 partition.clone(),
                 identity,
-                self.settings.lease,
+                // Exactly-once needs none: brokers refuse a zombie's transaction (R4).
+                (!self.exactly_once()).then_some(self.settings.lease),
                 counters,
                 self.settings.rules,
             );
@@ -89,6 +90,11 @@ impl Intake {
             return;
         }
         let again_at = now.plus(READ_AGAIN);
+        // E1, D-W7: under exactly-once the ledger is safety state.
+        let unknown_keys = match self.settings.guarantee {
+            Guarantee::AtLeastOnce => UnknownKeys::Ignore,
+            Guarantee::ExactlyOnce { .. } => UnknownKeys::Refuse,
+        };
         let start = match read {
             Err(_) => {
                 tenure.phase = Phase::Reading {
@@ -96,7 +102,7 @@ impl Intake {
                 };
                 return;
             }
-            Ok(read) => start(partition, read, self.settings.rules),
+            Ok(read) => start(partition, read, unknown_keys, self.settings.rules),
         };
         match start {
             Err(reason) => {
@@ -252,6 +258,7 @@ impl Intake {
         }));
         if self.settings.on_data_loss == OnDataLoss::Stop || to < from {
             tenure.phase = Phase::DataLost;
+            let staged = tenure.staged > 0;
             effects.push(Effect::Report(Fact::Halted {
                 partition: partition.clone(),
                 reason: format!(
@@ -259,6 +266,10 @@ impl Intake {
                      set input.kafka.onDataLoss or move the group's position by hand"
                 ),
             }));
+            if staged {
+                // Nothing is committed on it any more, so nothing of it may be stored.
+                self.stop_producing(vec![partition.clone()], effects);
+            }
             return;
         }
         tenure.ledger.skip_lost(to);
@@ -306,11 +317,16 @@ impl Intake {
 
 /// The role of a partition in a block with one release: live if its own token says so, or if the
 /// starter left it to the owner (D-G12); everything else halts it (R9).
-fn start(partition: &Partition, read: TokensRead, rules: Rules) -> Result<Start, String> {
+fn start(
+    partition: &Partition,
+    read: TokensRead,
+    unknown_keys: UnknownKeys,
+    rules: Rules,
+) -> Result<Start, String> {
     let Some(own) = read.own else {
-        return granted(partition, &read);
+        return granted(partition, &read, unknown_keys);
     };
-    let metadata = Metadata::decode(&own.metadata, UnknownKeys::Ignore)
+    let metadata = Metadata::decode(&own.metadata, unknown_keys)
         .map_err(|error| format!("the token of {partition} cannot be read: {error}; find out who wrote it, then seed the group anew"))?;
     if let (Some(before), Some(now)) = (metadata.topic, read.topic_identity)
         && before != now
@@ -354,7 +370,11 @@ fn start(partition: &Partition, read: TokensRead, rules: Rules) -> Result<Start,
 }
 
 /// A partition that was added after the starter seeded the group starts live, at earliest.
-fn granted(partition: &Partition, read: &TokensRead) -> Result<Start, String> {
+fn granted(
+    partition: &Partition,
+    read: &TokensRead,
+    unknown_keys: UnknownKeys,
+) -> Result<Start, String> {
     let missing = || {
         format!(
             "{partition} has no token (TokenMissing); if this block is new, let its starter seed \
@@ -362,7 +382,7 @@ fn granted(partition: &Partition, read: &TokensRead) -> Result<Start, String> {
         )
     };
     let seeding = read.seeding.as_ref().ok_or_else(missing)?;
-    let grant = Grant::decode(&seeding.metadata, UnknownKeys::Ignore)
+    let grant = Grant::decode(&seeding.metadata, unknown_keys)
         .map_err(|error| format!("the registry cannot be read: {error}"))?;
     match grant.seeding {
         Some(Seeding::Seeded(n)) if i64::from(partition.number()) >= i64::from(n) => Ok(Start {

@@ -13,7 +13,7 @@ use super::Intake;
 use super::io::{Effect, Fact, Link};
 use super::tenure::{Answer, Counters, EventRef, Letter, Place, Shortened, Tenure, Work};
 use crate::contract::publish::{
-    FateCode, Lease, Reply, Request, ResultsFrame, StoreClass, StoreFailure,
+    ABORTED, FateCode, Lease, Reply, Request, ResultsFrame, StoreClass, StoreFailure,
 };
 use crate::contract::result::{self, DeadLetter, Reason, ResultContext, Stage};
 use crate::fate;
@@ -61,6 +61,11 @@ impl LinkState {
         self.up
     }
 
+    /// The last frame of results that was sent; 0 before the first.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     fn take(&mut self, seq: u64, index: u32) -> Option<EventRef> {
         let first = self.sent.front()?.seq;
         let frame = self
@@ -86,6 +91,9 @@ impl Intake {
         {
             self.send_again(event, None);
         }
+        if self.exactly_once() {
+            self.transaction_lost(now, effects);
+        }
         if let Link::Up { credit } = link {
             self.link.up = true;
             self.link.credit = credit;
@@ -109,18 +117,22 @@ impl Intake {
 
     /// Sends everything that may be sent: resends first, then the outboxes.
     pub(super) fn publish(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if !self.link.up || self.collects(now) {
+        if !self.link.up || !self.transactions.takes_results() || self.collects(now) {
             return;
         }
+        let records_max = self.transaction_records_max();
         let ids: Vec<_> = self
             .tenures
             .iter()
             .filter(|(_, tenure)| tenure.has_unsent())
             .map(|(id, _)| *id)
             .collect();
+        let once = self.exactly_once();
         let mut draft: Option<(ResultsFrame, Vec<Option<EventRef>>, i32)> = None;
         for id in ids {
-            while self.link.credit > draft.as_ref().map_or(0, |(frame, ..)| frame.len() as u64) {
+            while self.link.credit > draft.as_ref().map_or(0, |(frame, ..)| frame.len() as u64)
+                && self.transactions.staged() < records_max
+            {
                 let Some(number) = self.next_unsent(id, now) else {
                     break;
                 };
@@ -149,6 +161,10 @@ impl Intake {
                 }
                 events.push(Some(event));
                 tenure.at_output += 1;
+                if once {
+                    tenure.staged += 1;
+                    self.transactions.stage(event);
+                }
             }
         }
         self.send(draft, effects);
@@ -173,14 +189,16 @@ impl Intake {
     }
 
     pub(super) fn next_publish(&self, now: Time) -> Option<Duration> {
-        if !self.link.up || self.link.credit == 0 {
+        let full = self.transactions.staged() >= self.transaction_records_max();
+        if !self.link.up || self.link.credit == 0 || full || !self.transactions.takes_results() {
             return None;
         }
         let lease_needed = self.settings.rules.hold(Rule::Lease);
+        let once = self.exactly_once();
         self.tenures
             .values()
-            .filter(|tenure| tenure.has_unsent() && tenure.is_live())
-            .filter(|tenure| !lease_needed || tenure.lease.holds(now))
+            .filter(|tenure| tenure.has_unsent())
+            .filter(|tenure| tenure.may_publish(once, lease_needed, now))
             .filter_map(|tenure| tenure.resend_at.max(self.link.collecting))
             .map(|at| at.boot)
             .min()
@@ -210,8 +228,9 @@ impl Intake {
     fn next_unsent(&mut self, id: u32, now: Time) -> Option<Number> {
         let lease_needed = self.settings.rules.hold(Rule::Lease);
         let in_order = self.settings.rules.hold(Rule::ResendInOrder);
+        let once = self.exactly_once();
         let tenure = self.tenures.get_mut(&id)?;
-        if !tenure.is_live() || (lease_needed && !tenure.lease.holds(now)) {
+        if !tenure.may_publish(once, lease_needed, now) {
             return None;
         }
         if tenure.resend_at.is_some_and(|at| now.boot < at.boot) && in_order {
@@ -248,21 +267,37 @@ impl Intake {
                 }
             }
             Reply::Credit(bytes) => self.link.credit += bytes,
+            Reply::Ended { outcome, .. } => self.transaction_ended(outcome, now, effects),
             Reply::Ready(_)
             | Reply::Answered(_)
             | Reply::Withdrawn { .. }
-            | Reply::Ended { .. }
             | Reply::Drained
             | Reply::Error(_) => {}
         }
     }
 
     fn stored(&mut self, event: EventRef, now: Time) {
+        let once = self.exactly_once();
         let Some(tenure) = self.tenures.get_mut(&event.tenure) else {
             return;
         };
         tenure.at_output -= 1;
         tenure.store_failures = 0;
+        if once {
+            // It is stored when its transaction is committed.
+            if let Some(work) = tenure.ledger.get_mut(event.number) {
+                work.place = Place::Staged;
+            }
+            return;
+        }
+        self.finish_stored(event, now);
+    }
+
+    /// The records of an event are stored for good: it is terminal.
+    pub(super) fn finish_stored(&mut self, event: EventRef, now: Time) {
+        let Some(tenure) = self.tenures.get_mut(&event.tenure) else {
+            return;
+        };
         let Some(work) = tenure.ledger.get(event.number) else {
             return;
         };
@@ -300,6 +335,17 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) {
+        if self.exactly_once() {
+            self.transactions.doom();
+            if let Some(tenure) = self.tenures.get_mut(&event.tenure) {
+                tenure.staged = tenure.staged.saturating_sub(1);
+            }
+            // Another result failed: this one goes again with it, without a pause.
+            if failure.code == ABORTED {
+                self.send_again(event, None);
+                return;
+            }
+        }
         let jitter = self.random.unit();
         let Some(tenure) = self.tenures.get_mut(&event.tenure) else {
             return;
@@ -386,6 +432,17 @@ impl Intake {
 }
 
 impl Tenure {
+    /// Exactly-once publishes until its last transaction; at-least-once until its lease ends.
+    fn may_publish(&self, once: bool, lease_needed: bool, now: Time) -> bool {
+        if once {
+            return matches!(
+                self.phase,
+                super::tenure::Phase::Live { .. } | super::tenure::Phase::Revoking { .. }
+            );
+        }
+        self.is_live() && (!lease_needed || self.lease.holds(now))
+    }
+
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent() > 0
     }
@@ -397,8 +454,9 @@ impl Tenure {
     /// Writes the records of one event into a frame.
     fn write(&mut self, frame: &mut ResultsFrame, number: Number, names: &super::settings::Names) {
         let epoch = match &self.phase {
-            super::tenure::Phase::Live { token, .. } => token.epoch(),
-            _ => unreachable!("only live partitions publish"),
+            super::tenure::Phase::Live { token, .. }
+            | super::tenure::Phase::Revoking { token, .. } => token.epoch(),
+            _ => unreachable!("only partitions with a live token publish"),
         };
         let context = ResultContext {
             release: names.release.as_str(),

@@ -14,6 +14,8 @@ use crate::{batcher, breaker, fate};
 pub struct Settings {
     /// Who we are; goes into every record.
     pub names: Names,
+    /// `delivery.guarantee`.
+    pub guarantee: Guarantee,
     /// `delivery.ordering`.
     pub ordering: Ordering,
     /// `delivery.window`, in positions.
@@ -22,7 +24,7 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// `delivery.commitRecords`.
     pub commit_records: u64,
-    /// `delivery.lease`.
+    /// `delivery.lease`; at-least-once only.
     pub lease: Duration,
     /// `delivery.drainRevoke`; for `Auto` half the session time-out, which bounds
     /// twice the app's p99 plus 2 s from above.
@@ -55,6 +57,20 @@ pub struct Settings {
     pub stall_after: Duration,
     /// All of them, in every shipped process.
     pub rules: Rules,
+}
+
+/// What a crash may do (D-E1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guarantee {
+    /// Results may come again.
+    AtLeastOnce,
+    /// They may not, for readers of what is committed.
+    ExactlyOnce {
+        /// `delivery.transaction.interval`.
+        interval: Duration,
+        /// `delivery.transaction.records`.
+        records: u64,
+    },
 }
 
 /// Names that records and dead letters carry.

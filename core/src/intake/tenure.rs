@@ -50,6 +50,8 @@ pub(super) struct Tenure {
     pub(super) store_failures: u32,
     /// Events that the output has and did not answer yet.
     pub(super) at_output: usize,
+    /// Exactly-once: events whose results are in the output's open transaction.
+    pub(super) staged: usize,
     pub(super) lease: Lease,
     /// The generation in which the lease was obtained.
     pub(super) lease_generation: i32,
@@ -168,6 +170,8 @@ pub(super) enum Place {
     Outbox,
     /// Published and not answered.
     AtOutput,
+    /// Exactly-once: in a transaction that has not ended.
+    Staged,
 }
 
 impl Place {
@@ -180,7 +184,7 @@ impl Place {
             Self::Suspected => "suspected",
             Self::Blocked => "blocked",
             Self::Outbox => "outbox",
-            Self::AtOutput => "at_output",
+            Self::AtOutput | Self::Staged => "at_output",
         }
     }
 }
@@ -263,7 +267,7 @@ impl Tenure {
     pub(super) fn opening(
         partition: Partition,
         identity: PartitionIdentity,
-        lease: Duration,
+        lease: Option<Duration>,
         counters: Counters,
         rules: crate::rules::Rules,
     ) -> Self {
@@ -278,6 +282,7 @@ impl Tenure {
             resend_at: None,
             store_failures: 0,
             at_output: 0,
+            staged: 0,
             lease: Lease::new(lease),
             lease_generation: -1,
             committed: Position::START,
@@ -308,7 +313,7 @@ impl Tenure {
 
     /// Whether there is anything that the last commit does not say.
     pub(super) fn is_dirty(&self) -> bool {
-        self.since_commit > 0 || self.ledger.watermark() > self.committed
+        self.since_commit > 0 || self.staged > 0 || self.ledger.watermark() > self.committed
     }
 
     /// Whether a bound on the span of uncommitted positions is reached (D-C1).
@@ -317,11 +322,18 @@ impl Tenure {
     }
 
     /// The one function that builds a commit: watermark, token and progress (E1, invariant 4).
-    pub(super) fn commit(&self, generation: i32, member: Option<u32>) -> Option<Committed> {
+    /// Events that are `done` count as terminal; exactly-once makes them so with the same
+    /// transaction (D-E4).
+    pub(super) fn commit(
+        &self,
+        generation: i32,
+        member: Option<u32>,
+        done: impl Fn(&Work) -> bool,
+    ) -> Option<Committed> {
         let (Phase::Live { token, topic } | Phase::Revoking { token, topic }) = &self.phase else {
             return None;
         };
-        let position = self.ledger.watermark();
+        let position = self.ledger.watermark_as_if(&done);
         let metadata = Metadata {
             token: token.clone(),
             leader_epoch: None,
@@ -329,8 +341,8 @@ impl Tenure {
             generation,
             member,
             ledger: LedgerImage {
-                terminal: self.ledger.terminal_bitmap(),
-                attempts: self.attempts(position),
+                terminal: self.ledger.terminal_bitmap_as_if(&done),
+                attempts: self.attempts(position, &done),
                 crash: None,
                 parked: Vec::new(),
             },
@@ -342,11 +354,12 @@ impl Tenure {
     }
 
     /// Attempts of the oldest events that were tried (D-W4).
-    fn attempts(&self, watermark: Position) -> Vec<Attempted> {
+    fn attempts(&self, watermark: Position, done: impl Fn(&Work) -> bool) -> Vec<Attempted> {
         self.ledger
             .iter()
             .filter(|(_, position, work)| {
                 work.attempts.counted > 0
+                    && !done(work)
                     && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
             })
             .take(limits::LEDGER_ATTEMPTS_MAX)

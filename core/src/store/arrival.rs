@@ -7,6 +7,7 @@ use super::answers::{FrameSlot, NewFrame};
 use super::event::{Event, failure, held_back, revoked_failure};
 use super::lanes::{EventSlot, LaneKey, UNORDERED};
 use super::topics::Refusal;
+use super::transactions::aborted;
 use super::{Failed, Store, counters};
 use crate::contract::publish::{Fault, Lease, ResultEvent, Results, Revoked};
 use crate::limits::FRAME_BYTES_MAX;
@@ -52,6 +53,9 @@ impl Store {
             }
             session.last_seq = Some(results.seq);
         }
+        if self.exactly_once() {
+            self.transaction_grows()?;
+        }
         self.counters.frames += 1;
         self.counters.frame_bytes += bytes;
         self.counters.events += u64::from(results.len());
@@ -88,7 +92,8 @@ impl Store {
             source,
             stamp,
         };
-        let ordered = view.lane != 0;
+        // In a transaction nothing overtakes: either all of it is seen, or nothing.
+        let ordered = view.lane != 0 && !self.exactly_once();
         if ordered && let Some(lane) = self.lanes.find_broken(key) {
             let position = view.position;
             let first = self.lanes.at(lane).owed.first().copied();
@@ -108,6 +113,10 @@ impl Store {
             self.answers.stored(frame, view.index);
             return Ok(());
         }
+        if self.exactly_once() && self.is_spoiled() {
+            self.fail_at_once(frame, view.index, aborted());
+            return Ok(());
+        }
         match self.topics.check(stamp, &view) {
             Ok(()) => {}
             Err(Refusal::Event { failed, oversized }) => {
@@ -115,6 +124,7 @@ impl Store {
                     self.counters.oversized[counters::oversized_bucket(bytes)] += 1;
                 }
                 self.fail_at_once(frame, view.index, failed);
+                self.spoil();
                 return Ok(());
             }
             Err(Refusal::Frame(fault)) => return Err(fault),
@@ -147,6 +157,10 @@ impl Store {
     }
 
     pub(super) fn revoked(&mut self, revoked: &Revoked) {
+        if self.exactly_once() {
+            self.spoil_by_revocation();
+            return;
+        }
         let mut gone = Vec::with_capacity(revoked.partitions.len());
         for partition in &revoked.partitions {
             let number = self.sources.of(partition);

@@ -86,6 +86,10 @@ pub struct Counters {
     pub purges: u64,
     /// Producers made anew after a fatal error.
     pub rebuilds: u64,
+    /// Exactly-once: transactions that are committed.
+    pub committed: u64,
+    /// Transactions that were aborted, or ended unknown.
+    pub aborted: u64,
     /// Sessions of the publish connection.
     pub sessions: u64,
     /// How often the producer's queue was full.

@@ -40,12 +40,12 @@ impl Store {
             }
             Ended::Failed(failed) => Some(failed.of_record(record)),
             Ended::Fatal(failed) => {
-                if self.rebuild == Rebuild::No {
-                    self.rebuild = Rebuild::Wanted;
-                }
+                let with_the_session = event.frame.is_some();
+                self.producer_lost(with_the_session);
                 Some(failed.of_record(record))
             }
         };
+        let failed = failed.map(|failed| self.as_told(failed));
         if let Some(failed) = &failed {
             self.topics.failed(topic, failed.comes_again());
         }
@@ -78,7 +78,9 @@ impl Store {
     /// it has failed.
     pub(super) fn orphan_ended(&mut self, slot: EventSlot, failed: Option<&Failed>) {
         self.orphans -= 1;
-        if failed.is_some_and(Failed::comes_again) && self.orphans > 0 && self.rules.purge {
+        // A transaction that is aborted purges by itself.
+        let purges = self.rules.purge && !self.exactly_once();
+        if failed.is_some_and(Failed::comes_again) && self.orphans > 0 && purges {
             self.purge_wanted = true;
         }
         if self.event(slot).open == 0 {
@@ -114,6 +116,8 @@ impl Store {
             self.leave_queue(lane, slot);
         }
         self.finish(slot);
+        // Also when other records of the event are still in the producer.
+        self.spoil();
     }
 
     /// Answers an event if nothing of it is open or to come.
@@ -136,7 +140,7 @@ impl Store {
                 self.answers.stored(frame, event.view.index);
             }
             Some(failed) => {
-                if failed.comes_again() && event.stored != 0 {
+                if failed.comes_again() && event.stored != 0 && !self.exactly_once() {
                     self.remember(&event);
                 }
                 self.counters.failed += 1;
@@ -153,6 +157,7 @@ impl Store {
         self.full_until = None;
         self.full_and_empty_since = None;
         self.counters.rebuilds += 1;
+        self.transaction_reset();
         let open: Vec<(EventSlot, u32)> = (0..)
             .zip(&self.events)
             .filter_map(|(slot, event)| {
@@ -166,6 +171,7 @@ impl Store {
                     "ProducerRebuilt",
                     "the producer failed for good and was made anew",
                 );
+                let failed = self.as_told(failed);
                 self.left_producer(slot, Some(failed));
             }
         }

@@ -93,6 +93,8 @@ struct World {
 
 fn settings() -> Settings {
     Settings {
+        mode: Mode::AtLeastOnce,
+        transaction_open_max: Duration::ZERO,
         block: "local/demo/iris".to_owned(),
         release: "r1".to_owned(),
         output: "out".into(),
@@ -349,6 +351,9 @@ impl World {
                 Effect::Rebuild => {
                     self.purge("Gone");
                     self.store.rebuilt();
+                }
+                Effect::Commit { .. } | Effect::Abort => {
+                    unreachable!("at-least-once has no transactions")
                 }
             }
         }

@@ -22,6 +22,9 @@ impl Store {
         if self.orphans > 0 || self.rebuild != Rebuild::No || self.purge_wanted {
             return None;
         }
+        if self.exactly_once() && !self.transactions.takes_records() {
+            return None;
+        }
         if self.full_until.is_some_and(|until| now.boot < until) {
             return None;
         }
@@ -84,6 +87,9 @@ impl Store {
                 event.open += 1;
                 self.open += 1;
                 self.lanes.at(train.lane).open += 1;
+                if self.exactly_once() {
+                    self.transactions.entered(now);
+                }
             }
             if complete {
                 self.leave_queue(train.lane, slot);
@@ -115,7 +121,8 @@ impl Store {
             .answers
             .at(frame.expect("only events of the session wait"));
         let (stamp, generation) = (frame.stamp, frame.generation);
-        if stamp != Stamp::Live || !self.rules.lease {
+        // Exactly-once: brokers refuse a zombie's transaction (R4).
+        if stamp != Stamp::Live || !self.rules.lease || self.exactly_once() {
             return Ok(());
         }
         let source = self.sources.at(source);

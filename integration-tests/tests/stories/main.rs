@@ -8,6 +8,7 @@ mod cloud_events;
 mod ends;
 mod failures;
 mod laptop;
+mod once;
 mod outages;
 mod schemas;
 mod sizes;

@@ -338,7 +338,7 @@ async fn a_block_or_mode_that_is_not_this_outputs_is_refused_by_name() {
         mode: millrace_core::contract::publish::Mode::ExactlyOnce,
         ..good
     };
-    for (hello, code) in [(foreign, "ForeignBlock"), (once, "NotInThisVersion")] {
+    for (hello, code) in [(foreign, "ForeignBlock"), (once, "Mode")] {
         let mut input = output.open().await;
         input.send(&Request::Hello(hello)).await;
         match input.reply().await {

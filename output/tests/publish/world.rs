@@ -72,6 +72,7 @@ impl Output {
         let block = Block::parse(document).unwrap();
         let environment = Environment {
             release: "r1".to_owned(),
+            pod: "pod-1".to_owned(),
             variables: BTreeMap::new(),
             logs: None,
         };

@@ -41,7 +41,8 @@ impl Laws {
                 "{partition} is committed at {at} after {known}"
             );
             offsets.push((index, tenure.number, at));
-            self.check_commit(partition, committed)?;
+            let metadata = Self::readable(partition, committed)?;
+            self.finished_below(partition, committed, &metadata)?;
         }
         self.processes.entry(who.pod).or_default().open = Some(OpenCommit {
             id: commit.id,
@@ -51,10 +52,8 @@ impl Laws {
         Ok(())
     }
 
-    /// Nothing below a commit, or in its ledger, is unfinished.
-    fn check_commit(&mut self, partition: &Partition, committed: &Committed) -> Lawful {
-        let index = index_of(partition);
-        let at = committed.position;
+    /// The metadata of a commit is short, readable and canonical, and keeps the token.
+    pub(super) fn readable(partition: &Partition, committed: &Committed) -> Lawful<Metadata> {
         let length = committed.metadata.len();
         require!(
             Metadata,
@@ -81,6 +80,18 @@ impl Laws {
             metadata.encode() == committed.metadata,
             "{partition}: the metadata is not canonical"
         );
+        Ok(metadata)
+    }
+
+    /// Nothing below a commit, or in its ledger, is unfinished.
+    pub(super) fn finished_below(
+        &mut self,
+        partition: &Partition,
+        committed: &Committed,
+        metadata: &Metadata,
+    ) -> Lawful {
+        let index = index_of(partition);
+        let at = committed.position;
         if let Some(open) = self.truth.unfinished_below(index, at) {
             return Err(Law::Watermark.broken(format!(
                 "{partition} is committed at {at}, {open} is not finished"
@@ -179,6 +190,8 @@ impl Laws {
     /// The client is to be destroyed: nothing is held any more.
     pub(crate) fn rejoins(&mut self, who: Who) {
         self.tenures.retain(|(pod, _), _| *pod != who.pod);
-        self.processes.entry(who.pod).or_default().open = None;
+        let process = self.processes.entry(who.pod).or_default();
+        process.open = None;
+        process.staged.clear();
     }
 }

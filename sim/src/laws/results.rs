@@ -34,11 +34,11 @@ impl Laws {
             .map_err(|error| Law::Protocol.broken(format!("a frame cannot be read: {error}")))?;
         match request {
             Request::Lease(lease) => self.lease_told(who, &lease, ahead),
+            Request::Transaction(transaction) => self.transaction_sent(who, &transaction, now),
             Request::Results(results) => self.results_sent(who, &results, now, logs),
             Request::Hello(_)
             | Request::Announce(_)
             | Request::Withdraw { .. }
-            | Request::Transaction(_)
             | Request::Revoked(_)
             | Request::Drain
             | Request::Error(_) => Ok(()),
@@ -83,13 +83,13 @@ impl Laws {
             };
             require!(
                 Lease,
-                !tenure.revoking,
+                !tenure.revoking || self.once,
                 "results of {name} are sent after its revocation"
             );
             let until = tenure.sent.map(|sent| sent + LEASE);
             require!(
                 Lease,
-                until > Some(now),
+                until > Some(now) || self.once,
                 "results of {name} are sent without a lease, it ended at {until:?}"
             );
             let Some(index) = logs[partition].index_of(event.position) else {
@@ -159,11 +159,11 @@ impl Laws {
                 lane,
             }));
         }
-        self.processes
-            .entry(who.pod)
-            .or_default()
-            .frames
-            .insert(results.seq, sent);
+        let process = self.processes.entry(who.pod).or_default();
+        if self.once {
+            process.staged.extend(sent.iter().flatten());
+        }
+        process.frames.insert(results.seq, sent);
         Ok(())
     }
 
@@ -173,9 +173,12 @@ impl Laws {
         for event in frames.into_values().flatten().flatten() {
             self.comes_again(who, event);
         }
+        if self.once {
+            self.transaction_lost(who);
+        }
     }
 
-    fn comes_again(&mut self, who: Who, event: Sent) {
+    pub(super) fn comes_again(&mut self, who: Who, event: Sent) {
         let tenure = self.tenures.get_mut(&(who.pod, event.partition));
         if let Some(tenure) = tenure.filter(|t| t.number == event.tenure) {
             tenure.at_output.remove(&event.index);
@@ -191,6 +194,9 @@ impl Laws {
 
     /// The process is about to hear what became of its results.
     pub(super) fn replied(&mut self, who: Who, reply: &Reply) {
+        if let Reply::Ended { outcome, .. } = reply {
+            self.transaction_ended(who, *outcome);
+        }
         let Reply::Stored(stored) = reply else { return };
         let process = self.processes.entry(who.pod).or_default();
         let Some(frame) = process.frames.get_mut(&stored.seq) else {
@@ -210,6 +216,10 @@ impl Laws {
             .filter_map(|f| Some((take(f.event)?, f.class)))
             .collect();
         for event in good {
+            if self.once {
+                // It is stored when its transaction is committed.
+                break;
+            }
             let tenure = self.tenures.get_mut(&(who.pod, event.partition));
             if let Some(tenure) = tenure.filter(|t| t.number == event.tenure) {
                 tenure.at_output.remove(&event.index);
@@ -222,6 +232,10 @@ impl Laws {
             if class == StoreClass::Rejected {
                 self.truth.failed(event.partition, event.index, REJECTED);
             }
+            let process = self.processes.entry(who.pod).or_default();
+            process.staged.retain(|staged| {
+                (staged.partition, staged.index) != (event.partition, event.index)
+            });
             self.comes_again(who, event);
         }
     }
@@ -238,7 +252,7 @@ impl Laws {
         let until = self.leased_until.get(&(pod, source.partition)).copied();
         require!(
             Lease,
-            until > Some(now),
+            until > Some(now) || self.once,
             "pod {pod} produces {source:?} without a lease, it ended at {until:?}"
         );
         Ok(source)

@@ -37,6 +37,8 @@ pub(super) struct Truth {
     events: Vec<Vec<Fate>>,
     /// The last event of a lane that was delivered to a place for the first time.
     order: BTreeMap<(usize, u32, Place), usize>,
+    /// Exactly-once: the events of a lane in one place, in the order of the log.
+    log: BTreeMap<(usize, u32, Place), BTreeMap<u64, usize>>,
     /// All events below this index are finished, by partition.
     finished: Vec<usize>,
     repeats: u64,
@@ -99,6 +101,7 @@ impl Truth {
             drops,
             events,
             order: BTreeMap::new(),
+            log: BTreeMap::new(),
             finished,
             repeats: 0,
         }
@@ -162,6 +165,38 @@ impl Truth {
             "{name} is stored behind a later event of its lane"
         );
         *last = source.index;
+        Ok(())
+    }
+
+    /// A record that stands at `at` in its log is committed.
+    pub(super) fn committed(&mut self, at: u64, place: Place, source: Source) -> Lawful {
+        let fate = &mut self.events[source.partition][source.index];
+        let name = format!("{}/{}", source.partition, fate.position);
+        let count = if source.dead {
+            &mut fate.dead
+        } else {
+            &mut fate.stored[source.part]
+        };
+        *count += 1;
+        let count = *count;
+        require!(Once, count == 1, "{name} is committed {count} times");
+        let both = fate.dead > 0 && fate.stored.iter().any(|n| *n > 0);
+        require!(Once, !both, "{name} has a result and a dead letter");
+        if fate.lane == 0 || source.dead {
+            return Ok(());
+        }
+        let lane = self
+            .log
+            .entry((source.partition, fate.lane, place))
+            .or_default();
+        let before = lane.range(..at).next_back().map(|(_, index)| *index);
+        let after = lane.range(at..).next().map(|(_, index)| *index);
+        require!(
+            Order,
+            before <= Some(source.index) && after.is_none_or(|after| after >= source.index),
+            "{name} stands out of its lane's order in the log"
+        );
+        lane.insert(at, source.index);
         Ok(())
     }
 

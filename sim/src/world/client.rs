@@ -75,6 +75,16 @@ impl Client {
         self.cut
     }
 
+    /// Who it is, if all of these are its own.
+    pub(super) fn identity(&self, partitions: &[Partition]) -> Option<(MemberId, i32)> {
+        let owns = |partition| self.owned.contains_key(&World::index_of(partition));
+        let member = self.member.filter(|_| self.generation >= 0)?;
+        partitions
+            .iter()
+            .all(owns)
+            .then_some((member, self.generation))
+    }
+
     fn owned_set(&self) -> BTreeSet<usize> {
         self.owned.keys().copied().collect()
     }
@@ -387,7 +397,8 @@ impl World {
         let Some(it) = self.client(who, client) else {
             return;
         };
-        let read = if fails || it.cut {
+        let away = it.cut;
+        let read = if fails || away || self.is_unstable(index) {
             Err("the coordinator cannot be reached".to_owned())
         } else {
             Ok(TokensRead {

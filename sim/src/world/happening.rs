@@ -5,12 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use millrace_core::contract::publish::Reply;
 use millrace_core::intake::io::{CallId, CommitId, CommitOutcome, Committed, TokensRead};
-use millrace_core::store;
+use millrace_core::position::Partition;
+use millrace_core::store::{self, TransactionEnded};
 
 use super::commits::OnTheWire;
 use super::faults::Fault;
 use super::group::{Assignment, MemberId};
 use super::output::Batch;
+use super::transactions::Ending;
 
 /// A life of a pod's input process: what was meant for an earlier one is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +67,16 @@ pub(crate) enum Happening {
     BatchArrive(Box<Batch>),
     BatchEnd(usize, u32, Vec<(u64, store::Ended)>),
     Rebuilt(usize, u32),
+
+    MetadataRead(Who, ClientId, CommitId, Vec<Partition>),
+    OutputReady(usize, u32),
+    OutputWakes(usize, u32),
+    OffsetsArrive(Ending, Bytes, Vec<(usize, Committed)>),
+    EndSend(Ending),
+    EndArrive(Ending, bool),
+    AbortArrive(Ending),
+    TransactionExpires(usize, u64),
+    TransactionTold(Ending, TransactionEnded),
 }
 
 /// Which half of a pod something happens to.
@@ -87,7 +99,11 @@ impl Happening {
             | Self::Expire(..)
             | Self::Complete(_)
             | Self::CommitArrive(_)
-            | Self::BatchArrive(_) => None,
+            | Self::BatchArrive(_)
+            | Self::OffsetsArrive(..)
+            | Self::EndArrive(..)
+            | Self::AbortArrive(_)
+            | Self::TransactionExpires(..) => None,
             Self::Wake(who)
             | Self::Mend(who, _)
             | Self::Fetch(who, _)
@@ -107,6 +123,7 @@ impl Happening {
             | Self::ConnectionLost(who, ..)
             | Self::FlushAnswers(who)
             | Self::AppProbed(who)
+            | Self::MetadataRead(who, ..)
             | Self::Connect(who)
             | Self::ToInput(who, ..)
             | Self::LinkLost(who, _) => Some((who.pod, Half::Input)),
@@ -114,7 +131,12 @@ impl Happening {
             | Self::OutputClose(pod, _)
             | Self::SendBatches(pod, _)
             | Self::BatchEnd(pod, ..)
+            | Self::OutputReady(pod, _)
+            | Self::OutputWakes(pod, _)
             | Self::Rebuilt(pod, _) => Some((*pod, Half::Output)),
+            Self::EndSend(ending) | Self::TransactionTold(ending, _) => {
+                Some((ending.pod, Half::Output))
+            }
         }
     }
 }

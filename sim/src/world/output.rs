@@ -25,6 +25,8 @@ use crate::scenario::{MESSAGE_TIMEOUT, RECORD_BYTES_MAX, Scenario};
 /// The topics of the output.
 pub(crate) const OUTPUT: &str = "results";
 pub(crate) const DEAD_LETTER: &str = "results.dlq";
+/// How long a transaction waits for its input.
+const TRANSACTION_OPEN_MAX: Duration = Duration::from_secs(5);
 /// Partitions of each of them.
 const PARTITIONS: u64 = 3;
 
@@ -33,6 +35,10 @@ pub(crate) struct OutputPod {
     pub(crate) life: u32,
     store: Store,
     session: Option<u64>,
+    /// Exactly-once: its producer is accepted.
+    ready: bool,
+    /// A wake-up is planned.
+    wakes: bool,
     /// Sessions up to this one are broken: what is under way in them is lost.
     broken: u64,
     producer: Producer,
@@ -47,6 +53,11 @@ struct Producer {
     /// Tickets by entry, of everything that was not reported yet.
     open: BTreeMap<u64, u64>,
     sending: bool,
+    /// Exactly-once: who it is to the brokers, and its open transaction.
+    epoch: u64,
+    transaction: Option<u64>,
+    /// Exactly-once: when the last batch of a place arrives; later ones do not overtake it.
+    arrives: BTreeMap<Place, Duration>,
 }
 
 /// A record in the producer.
@@ -67,11 +78,23 @@ pub(crate) struct Batch {
     pod: usize,
     place: Place,
     sources: Vec<Source>,
+    /// Exactly-once: by which producer, in which transaction.
+    transaction: Option<(u64, u64)>,
+}
+
+fn mode(scenario: &Scenario) -> Mode {
+    if scenario.once {
+        Mode::ExactlyOnce
+    } else {
+        Mode::AtLeastOnce
+    }
 }
 
 impl OutputPod {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let mut store = Store::new(store::Settings {
+            mode: mode(scenario),
+            transaction_open_max: TRANSACTION_OPEN_MAX,
             block: "sim/block".to_owned(),
             release: "r1-5d0c77e1".to_owned(),
             output: OUTPUT.into(),
@@ -89,6 +112,8 @@ impl OutputPod {
             life: 0,
             store,
             session: None,
+            ready: !scenario.once,
+            wakes: false,
             broken: 0,
             producer: Producer::default(),
             to_output_at: Duration::ZERO,
@@ -98,6 +123,28 @@ impl OutputPod {
 
     pub(crate) fn session(&self) -> Option<u64> {
         self.session
+    }
+
+    /// A new producer is accepted.
+    pub(super) fn begin_as(&mut self, epoch: u64) {
+        self.producer.epoch = epoch;
+        self.producer.transaction = None;
+        self.ready = true;
+    }
+
+    /// The producer's transaction ends: which process, which producer, which transaction.
+    pub(super) fn end(&mut self) -> (u32, u64, Option<u64>) {
+        let begun = self.producer.transaction.take();
+        (self.life, self.producer.epoch, begun)
+    }
+
+    /// Whether this is its present producer.
+    pub(super) fn ends(&self, epoch: u64) -> bool {
+        self.producer.epoch == epoch
+    }
+
+    pub(super) fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
     }
 }
 
@@ -122,7 +169,7 @@ fn place(record: &store::Record, source: Source) -> Place {
 impl World {
     /// The input's publish client connects.
     pub(crate) fn connect(&mut self, who: Who) -> Lawful {
-        if self.is_frozen(who.pod, Half::Output) {
+        if self.is_frozen(who.pod, Half::Output) || !self.pods[who.pod].output.ready {
             self.after(Duration::from_millis(200), Happening::Connect(who));
             return Ok(());
         }
@@ -139,7 +186,7 @@ impl World {
             release: "r1-5d0c77e1".to_owned(),
             pod: format!("pod-{}", who.pod),
             session,
-            mode: Mode::AtLeastOnce,
+            mode: mode(&self.scenario),
         };
         let output = &mut self.pods[who.pod].output;
         output.broken = session - 1;
@@ -227,9 +274,30 @@ impl World {
         new.life = life + 1;
         new.broken = broken.max(session.unwrap_or(0));
         self.pods[pod].output = new;
+        if self.scenario.once {
+            let after = self.random.latency(50, 8_000);
+            self.after(after, Happening::OutputReady(pod, life + 1));
+        }
         if let Some(session) = session {
             let after = self.random.ms(0, 300);
             self.after(after, Happening::LinkLost(who, session));
+        }
+    }
+
+    /// Time alone changes something.
+    pub(crate) fn output_wakes(&mut self, pod: usize, life: u32) -> Lawful {
+        let output = &mut self.pods[pod].output;
+        if output.life != life {
+            return Ok(());
+        }
+        output.wakes = false;
+        self.pump(pod)
+    }
+
+    /// A new output's producer is accepted, which ends what the one before left open.
+    pub(crate) fn output_ready(&mut self, pod: usize, life: u32) {
+        if self.pods[pod].output.life == life {
+            self.init_producer(pod);
         }
     }
 
@@ -259,7 +327,7 @@ impl World {
     }
 
     /// One turn of the output's driver.
-    fn pump(&mut self, pod: usize) -> Lawful {
+    pub(super) fn pump(&mut self, pod: usize) -> Lawful {
         self.settle_store(pod);
         let now = self.now;
         let local = self.local(pod);
@@ -274,7 +342,11 @@ impl World {
             let source = self.laws.produced(pod, &record, now, &self.logs)?;
             let name = self.name();
             let place = place(&record, source);
+            let once = self.scenario.once;
             let producer = &mut self.pods[pod].output.producer;
+            if once {
+                producer.transaction.get_or_insert(name);
+            }
             producer.open.insert(name, record.ticket);
             producer.queue.push_back(Entry {
                 name,
@@ -284,6 +356,16 @@ impl World {
             });
         }
         self.settle_store(pod);
+        if self.scenario.once
+            && let Some(at) = self.pods[pod].output.store.deadline()
+        {
+            let life = self.pods[pod].output.life;
+            let after = at.saturating_sub(local.boot) + Duration::from_millis(1);
+            let output = &mut self.pods[pod].output;
+            if !std::mem::replace(&mut output.wakes, true) {
+                self.after(after, Happening::OutputWakes(pod, life));
+            }
+        }
         let output = &mut self.pods[pod].output;
         if !output.producer.queue.is_empty() && !output.producer.sending {
             output.producer.sending = true;
@@ -312,10 +394,20 @@ impl World {
                     }
                 }
                 store::Effect::Purge => self.purge(pod),
+                store::Effect::Commit {
+                    group_metadata,
+                    offsets,
+                } => self.commit_transaction(pod, group_metadata.as_bytes().clone(), offsets),
+                store::Effect::Abort => {
+                    self.purge(pod);
+                    self.abort_transaction(pod);
+                }
                 store::Effect::Rebuild => {
                     let output = &mut self.pods[pod].output;
                     output.producer.queue.clear();
                     output.producer.open.clear();
+                    // What the old one still hears is for nobody.
+                    output.producer.epoch = 0;
                     let life = output.life;
                     let after = self.random.ms(20, 1_000);
                     self.after(after, Happening::Rebuilt(pod, life));
@@ -348,6 +440,9 @@ impl World {
     pub(crate) fn rebuilt(&mut self, pod: usize, life: u32) -> Lawful {
         if self.pods[pod].output.life != life {
             return Ok(());
+        }
+        if self.scenario.once {
+            self.init_producer(pod);
         }
         self.pods[pod].output.store.rebuilt();
         self.pump(pod)
@@ -388,6 +483,8 @@ impl World {
     }
 
     fn send_batch(&mut self, pod: usize, life: u32, place: Place, entries: Vec<Entry>) {
+        let producer = &self.pods[pod].output.producer;
+        let transaction = producer.transaction.map(|name| (producer.epoch, name));
         let faults = self.scenario.faults;
         let quiet = self.quiet;
         let strikes =
@@ -420,7 +517,14 @@ impl World {
         } else {
             None
         };
-        let wire = random.latency(20, 3_000);
+        let mut wire = random.latency(20, 3_000);
+        if transaction.is_some() {
+            let now = self.now;
+            let arrives = &mut self.pods[pod].output.producer.arrives;
+            let last = arrives.entry(place).or_default();
+            *last = (*last).max(now + wire);
+            wire = *last - now;
+        }
         let answer = wire + random.latency(5, 500);
         let (mut ended, mut sources) = (Vec::new(), Vec::new());
         for entry in entries {
@@ -449,6 +553,7 @@ impl World {
                     pod,
                     place,
                     sources,
+                    transaction,
                 })),
             );
         }
@@ -457,6 +562,10 @@ impl World {
 
     /// The broker appends a batch.
     pub(crate) fn batch_arrive(&mut self, batch: Batch) -> Lawful {
+        if let Some((epoch, name)) = batch.transaction {
+            self.append_in_transaction(batch.pod, epoch, name, batch.place, batch.sources);
+            return Ok(());
+        }
         for source in batch.sources {
             self.note(|| format!("stored: {source:?} from pod {}", batch.pod));
             let owner = self.group.owner(source.partition);

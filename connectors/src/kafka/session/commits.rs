@@ -2,7 +2,9 @@
 //!
 //! Invariant: one is open at a time, and it ends by its callback or with its client (R4c).
 
-use millrace_core::intake::io::{Commit, CommitOutcome};
+use millrace_core::contract::publish::GroupMetadata;
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome};
+use millrace_core::position::Partition;
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
@@ -14,7 +16,13 @@ use crate::Happening;
 impl Session<'_> {
     pub(super) fn commit(&mut self, commit: Commit) {
         let id = commit.id;
-        if let Err(outcome) = self.may_commit(&commit) {
+        let partitions = commit.offsets.iter().map(|(partition, _)| partition);
+        let checked = if commit.offsets.is_empty() {
+            Err(CommitOutcome::Done)
+        } else {
+            self.may_commit(partitions)
+        };
+        if let Err(outcome) = checked {
             self.around.mailbox.push(Happening::Committed {
                 commit: id,
                 outcome,
@@ -48,10 +56,10 @@ impl Session<'_> {
     }
 
     /// What can be known about a commit before it is sent (R4b, D-G7).
-    fn may_commit(&self, commit: &Commit) -> Result<(), CommitOutcome> {
-        if commit.offsets.is_empty() {
-            return Err(CommitOutcome::Done);
-        }
+    fn may_commit<'p>(
+        &self,
+        mut partitions: impl Iterator<Item = &'p Partition>,
+    ) -> Result<(), CommitOutcome> {
         if let Some(open) = &self.open {
             return Err(CommitOutcome::Retriable(format!(
                 "commit {} is open",
@@ -67,18 +75,19 @@ impl Session<'_> {
             return Err(CommitOutcome::NotOwner("the assignment is lost".to_owned()));
         }
         let group = self.client.context().group();
-        for (partition, _) in &commit.offsets {
+        let gone = partitions.find(|partition| {
             let released = group
                 .revoking
                 .as_ref()
-                .is_some_and(|revoking| revoking.released.contains(partition));
-            if released || !group.granted.contains(partition) {
-                return Err(CommitOutcome::NotOwner(format!(
-                    "{partition} is not ours any more"
-                )));
-            }
-        }
+                .is_some_and(|revoking| revoking.released.contains(*partition));
+            released || !group.granted.contains(*partition)
+        });
         drop(group);
+        if let Some(partition) = gone {
+            return Err(CommitOutcome::NotOwner(format!(
+                "{partition} is not ours any more"
+            )));
+        }
         // librdkafka stamps generation and member when it sends. Without a member id that is
         // the stamp of an outsider, which brokers accept once the group is empty.
         let now = ffi::identity(self.client.client());
@@ -93,6 +102,31 @@ impl Session<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Who we are, for a transaction that commits these partitions (R4b). Nothing is polled
+    /// between the look at what is ours and the reading, so both are of one generation.
+    pub(super) fn read_group_metadata(&self, commit: CommitId, partitions: &[Partition]) {
+        let read = match self.may_commit(partitions.iter()) {
+            Err(
+                CommitOutcome::Retriable(message)
+                | CommitOutcome::NotOwner(message)
+                | CommitOutcome::Unknown(message),
+            ) => Err(message),
+            Err(CommitOutcome::Done) | Ok(()) => self.group_metadata(),
+        };
+        self.around
+            .mailbox
+            .push(Happening::GroupMetadata { commit, read });
+    }
+
+    fn group_metadata(&self) -> Result<GroupMetadata, String> {
+        let read = ffi::group_metadata(self.client.client()).map_err(|error| error.to_string())?;
+        let (identity, bytes) = read.ok_or("not a member of the group")?;
+        if identity.generation < 0 || identity.member.is_empty() {
+            return Err("not a member of the group".to_owned());
+        }
+        GroupMetadata::new(bytes.into()).map_err(|error| error.to_string())
     }
 
     pub(super) fn committed(&mut self, result: Option<RDKafkaErrorCode>, entries: &[ffi::Entry]) {

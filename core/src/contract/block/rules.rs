@@ -264,6 +264,15 @@ fn exactly_once(check: &mut Checker<'_>, block: &Block) {
         &format!("connections.{output}"),
         "AtLeastOnce unless the connection has transactions: true (Event Hubs: Premium and Dedicated only)",
     );
+    // Or the brokers end a transaction while the producer still tries a record of it.
+    at_most(
+        check,
+        ("delivery.messageTimeout", block.delivery.message_timeout),
+        (
+            "delivery.transaction.timeout",
+            block.delivery.transaction.timeout,
+        ),
+    );
 }
 
 /// D-E3: an input that sees aborted records would answer what never happened.

@@ -326,7 +326,6 @@ fn what_this_version_cannot_do_is_a_valid_document_that_a_starter_refuses() {
         assert_eq!(later[0].path, path);
         assert_eq!(later[0].reason.as_deref(), Some("not in this version"));
     };
-    check("delivery.guarantee", json!("ExactlyOnce"));
     check("app.contract.mode", json!("Push"));
     check("deadLetter.onDeadLetter", json!("ParkKey"));
     check("batch.adaptive", json!(true));

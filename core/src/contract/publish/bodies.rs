@@ -8,8 +8,8 @@ use super::wire::{
     Reader, put_bytes, put_count, put_index, put_partition, put_partitions, put_text, stamp_byte,
 };
 use super::{
-    Announce, Answered, Fault, Hello, Lease, Malformed, Mode, Ready, StoreClass, StoreFailure,
-    Stored, Transaction, TransactionOffset,
+    Announce, Answered, Fault, GroupMetadata, Hello, Lease, Malformed, Mode, Ready, StoreClass,
+    StoreFailure, Stored, Transaction, TransactionEnding, TransactionOffset,
 };
 
 impl Hello {
@@ -81,9 +81,16 @@ impl Announce {
 impl Transaction {
     pub(super) fn encode(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(&self.seq.to_le_bytes());
-        put_bytes(into, Some(&self.group_metadata));
-        put_count(into, self.offsets.len());
-        for offset in &self.offsets {
+        let (group_metadata, offsets) = match &self.ending {
+            TransactionEnding::Commit {
+                group_metadata,
+                offsets,
+            } => (Some(&group_metadata.as_bytes()[..]), offsets.as_slice()),
+            TransactionEnding::Abort => (None, [].as_slice()),
+        };
+        put_bytes(into, group_metadata);
+        put_count(into, offsets.len());
+        for offset in offsets {
             put_partition(into, &offset.partition);
             into.extend_from_slice(&offset.position.offset().to_le_bytes());
             put_text(into, &offset.metadata);
@@ -92,10 +99,11 @@ impl Transaction {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let seq = reader.u64()?;
-        let group_metadata = Bytes::copy_from_slice(reader.some_bytes()?);
-        if group_metadata.is_empty() {
-            return Err("the group metadata is empty");
-        }
+        let group_metadata = reader
+            .bytes()?
+            .map(|bytes| GroupMetadata::new(Bytes::copy_from_slice(bytes)))
+            .transpose()
+            .map_err(|_| "the group metadata is empty")?;
         let offsets = reader.list(|r| {
             Ok(TransactionOffset {
                 partition: r.partition()?,
@@ -103,11 +111,15 @@ impl Transaction {
                 metadata: r.string()?,
             })
         })?;
-        Ok(Self {
-            seq,
-            group_metadata,
-            offsets,
-        })
+        let ending = match group_metadata {
+            Some(group_metadata) => TransactionEnding::Commit {
+                group_metadata,
+                offsets,
+            },
+            None if offsets.is_empty() => TransactionEnding::Abort,
+            None => return Err("there are offsets and no group metadata"),
+        };
+        Ok(Self { seq, ending })
     }
 }
 

@@ -80,14 +80,23 @@ fn requests() -> Vec<(Request, &'static str)> {
         (
             Request::Transaction(Transaction {
                 seq: 9,
-                group_metadata: Bytes::from_static(b"\xff"),
-                offsets: vec![TransactionOffset {
-                    partition: orders(2),
-                    position: Position::new(-1),
-                    metadata: "mr1".into(),
-                }],
+                ending: TransactionEnding::Commit {
+                    group_metadata: GroupMetadata::new(Bytes::from_static(b"\xff")).unwrap(),
+                    offsets: vec![TransactionOffset {
+                        partition: orders(2),
+                        position: Position::new(-1),
+                        metadata: "mr1".into(),
+                    }],
+                },
             }),
             "2b000000 0b 0900000000000000 01000000ff 01000000 02000000747802000000 ffffffffffffffff 030000006d7231",
+        ),
+        (
+            Request::Transaction(Transaction {
+                seq: 9,
+                ending: TransactionEnding::Abort,
+            }),
+            "11000000 0b 0900000000000000 ffffffff 00000000",
         ),
         (
             Request::Revoked(Revoked {
@@ -399,14 +408,20 @@ fn p_2_lengths_and_kinds_are_checked() {
 
 #[test]
 fn d_e2_a_transaction_without_group_metadata_is_refused() {
-    let bytes = hex("11000000 0b 0900000000000000 00000000 00000000");
-    assert!(matches!(
-        Request::decode(single(&bytes)),
-        Err(Error::Malformed {
-            frame: "Transaction",
-            ..
-        })
-    ));
+    for frame in [
+        "11000000 0b 0900000000000000 00000000 00000000",
+        "2a000000 0b 0900000000000000 ffffffff 01000000 02000000747802000000 ffffffffffffffff 030000006d7231",
+    ] {
+        let bytes = hex(frame);
+        assert!(matches!(
+            Request::decode(single(&bytes)),
+            Err(Error::Malformed {
+                frame: "Transaction",
+                ..
+            })
+        ));
+    }
+    assert_eq!(GroupMetadata::new(Bytes::new()), Err(EmptyGroupMetadata));
 }
 
 #[test]

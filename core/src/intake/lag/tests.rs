@@ -12,7 +12,7 @@ use crate::fate;
 use crate::intake::io::{
     Call, CommitOutcome, Committed, Fetched, Input, Link, Membership, Operator, TokensRead,
 };
-use crate::intake::settings::{Names, OnDataLoss, Settings};
+use crate::intake::settings::{Guarantee, Names, OnDataLoss, Settings};
 use crate::outcome::{Item, Outcome, Output};
 use crate::rules::Rules;
 use crate::token::{ReleaseId, Token};
@@ -31,6 +31,7 @@ fn settings() -> Settings {
             cluster: "c".into(),
             proxy_version: "0".into(),
         },
+        guarantee: Guarantee::AtLeastOnce,
         ordering: Ordering::Key,
         window: 5_000,
         commit_interval: Duration::from_secs(1),

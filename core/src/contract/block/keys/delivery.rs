@@ -10,7 +10,7 @@ use crate::limits::WINDOW_POSITIONS_MAX;
 
 pub(super) const KEYS: &[Key] = &[
     key("delivery", Section, Nothing, "Guarantees, and the times that uphold them."),
-    key("delivery.guarantee", Word(&["AtLeastOnce", "ExactlyOnce"]), Json("\"AtLeastOnce\""), "Whether a crash may repeat results.").rule("D-E1").later(Later::Words(&["ExactlyOnce"])),
+    key("delivery.guarantee", Word(&["AtLeastOnce", "ExactlyOnce"]), Json("\"AtLeastOnce\""), "Whether a crash may repeat results. ExactlyOnce needs Kafka on both sides over one connection and readers with isolation.level=read_committed.").rule("D-E1"),
     key("delivery.ordering", Word(&["Key", "Partition", "None"]), Json("\"Key\""), "What keeps its order: events of one key, of one partition, or nothing.").rule("D-L1"),
     key("delivery.window", Whole("positions", 1, WINDOW_POSITIONS_MAX), Json("5000"), "W: how far beyond the last commit events are answered; what a crash may repeat.").rule("R5"),
     key("delivery.commitInterval", Duration(Zero::Refused), Json("\"1s\""), "Longest time between two commits.").rule("D-W2"),

@@ -89,6 +89,11 @@ fn c2_exactly_once_needs_one_kafka_connection_with_transactions() {
         "delivery.guarantee",
         "transactions: true",
     );
+    check(
+        &[once.clone(), ("delivery.transaction.timeout", json!("6s"))],
+        "delivery.messageTimeout",
+        "at most delivery.transaction.timeout",
+    );
     fine(&[
         once,
         ("connections.main", event_hubs),
