@@ -24,6 +24,7 @@ mod transactions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::io::{CallId, CommitId, Effect, Input, Membership, Operator};
@@ -46,6 +47,8 @@ pub struct Intake {
     tenures_opened: TenureId,
     /// Counters of partitions that we do not own at the moment.
     former: BTreeMap<Partition, Counters>,
+    /// Identities of the topics that this process has worked on (R9).
+    topics_seen: BTreeMap<Arc<str>, u32>,
 
     window: Window,
     breaker: Breaker,
@@ -123,6 +126,7 @@ impl Intake {
             by_partition: BTreeMap::new(),
             tenures_opened: 0,
             former: BTreeMap::new(),
+            topics_seen: BTreeMap::new(),
             window: Window::new(settings.concurrency),
             breaker: Breaker::new(settings.breaker),
             app: App::Reachable,
@@ -170,7 +174,7 @@ impl Intake {
                 partition,
                 log_start,
                 log_end,
-            } => self.out_of_range(&partition, log_start, log_end, effects),
+            } => self.out_of_range(&partition, log_start, log_end, now, effects),
             Input::Answered(answers) => {
                 for (call, outcome) in answers {
                     self.answered(call, outcome, now, effects);

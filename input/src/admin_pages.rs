@@ -139,6 +139,7 @@ async fn record(
             "place": record.place,
             "attempts": record.attempts,
             "firstAttemptMs": record.first_attempt_ms,
+            "error": record.error.as_deref(),
         }))
         .into_response(),
     }

@@ -225,7 +225,18 @@ fn report(fact: &Fact) {
             partition,
             position,
             remembered,
-        } => info!(%partition, %position, remembered, "partition started"),
+            added,
+        } => {
+            info!(%partition, %position, remembered, "partition started");
+            if *added {
+                warn!(
+                    %partition,
+                    "this partition was added to its topic: it is read from its beginning; keys \
+                     may have moved here from other partitions, whose earlier events of these \
+                     keys may be answered later"
+                );
+            }
+        }
         Fact::Halted { partition, reason } => error!(%partition, %reason, "partition halted"),
         Fact::Released {
             partition,

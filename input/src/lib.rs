@@ -4,7 +4,7 @@
 //! Everything about an event is decided in `millrace_core::intake`; see [`driver`].
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +48,9 @@ pub use self::publish_client::Address;
 use self::publish_client::Publisher;
 use self::standalone::Starter;
 use self::tap::Tap;
+
+/// What the client ids of every member of ours begin with, whatever its version.
+const OUR_CLIENTS: &str = "millrace-";
 
 /// Pause between two looks at what has to be there before the start.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -329,6 +332,7 @@ impl Work<'_> {
         let brokers = format!("the brokers of connection `{}`", self.input.connection);
         let cluster = self.patiently(&brokers, || admin.cluster_id()).await?;
         let counts = self.topics(&admin, &brokers).await?;
+        self.group_is_ours(&admin, &brokers).await?;
         if config.standalone {
             self.seed(&counts, &brokers).await?;
         }
@@ -450,6 +454,34 @@ impl Work<'_> {
             } else if said.worth_saying(&missing.join(",")) {
                 let remedy = "create it, or set topics.create: Missing";
                 warn!(topics = ?missing, remedy, "an input topic does not exist; waiting for it");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until no other program is a member of the group: it would be given partitions, and
+    /// their events would be answered by nobody (D-P5).
+    async fn group_is_ours(&self, admin: &kafka::Admin, brokers: &str) -> Result<(), Error> {
+        let config = self.config;
+        let group = config.block.identity.group(config.release.as_str());
+        let mut said = Said::default();
+        loop {
+            let members = self.patiently(brokers, || admin.members(&group)).await?;
+            let foreign: BTreeSet<String> = members
+                .into_iter()
+                .filter(|member| !member.client_id.starts_with(OUR_CLIENTS))
+                .map(|member| format!("{} ({})", member.client_id, member.protocol))
+                .collect();
+            if foreign.is_empty() {
+                return Ok(());
+            }
+            let who = foreign.into_iter().collect::<Vec<_>>().join(", ");
+            self.wait(&format!(
+                "group {group} to be ours alone (ForeignMembers: {who})"
+            ));
+            if said.worth_saying(&who) {
+                let remedy = "stop them, or let them use a group of their own";
+                warn!(%group, members = %who, remedy, "another program is a member of this block's group (ForeignMembers); waiting for it to leave");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -115,7 +115,7 @@ const TROUBLE: [&str; 40] = [
     "state: \"half-open\", cause: \"failures\"",
     "state: \"half-open\", cause: \"misconfigured\"",
     "state: \"half-open\", cause: \"storm\"",
-    "remembered: 1 }",
+    "remembered: 1,",
     ":Transient:purged",
     ":Transient:LaneHeld",
     ":Transient:message timed out",

@@ -362,6 +362,8 @@ pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<Clien
             prefetch(&mut config);
             // Positions need a group in librdkafka; nothing is ever committed to this one.
             config.set("group.id", "millrace.reader");
+            // Below any `max.poll.interval.ms` that R4 permits: librdkafka compares the two.
+            config.set("session.timeout.ms", "6000");
             config.set("enable.partition.eof", "true");
             // What was aborted never happened.
             config.set("isolation.level", "read_committed");

@@ -219,6 +219,8 @@ pub struct DeadLetter<'a> {
     pub output_index: Option<u32>,
     /// The value is cut to this many bytes (D-D5, `deadLetter.oversized: Truncate`).
     pub value_bytes_max: Option<usize>,
+    /// The topic refuses the event's timestamp: the record gets the time of its storing (D-D1).
+    pub stamped_now: bool,
 }
 
 /// Writes an event as a dead letter into the frame's last event: key, value and headers as they
@@ -236,7 +238,7 @@ pub fn write_dead_letter(
     frame.record(
         Destination::DeadLetter,
         None,
-        timestamp_of(event),
+        timestamp_of(event).filter(|_| !dead.stamped_now),
         event.key(),
         value,
     );

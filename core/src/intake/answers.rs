@@ -320,6 +320,7 @@ impl Intake {
             jitter,
             now,
         );
+        work.failure = Some(format!("{}: {}", failure.code, failure.message).into());
         // The next commit has to say so, although no position became terminal (D-W5).
         tenure.since_commit += u64::from(work.attempts.counted > counted);
         if failure.kind == FailureKind::ConnectionLost {
@@ -536,6 +537,7 @@ impl Letter {
             body: bytes::Bytes::new(),
             output_index: None,
             shortened: Shortened::Nothing,
+            stamped_now: false,
         }
     }
 
@@ -548,6 +550,7 @@ impl Letter {
             body: failure.body,
             output_index: None,
             shortened: Shortened::Nothing,
+            stamped_now: false,
         }
     }
 }

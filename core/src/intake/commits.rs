@@ -351,7 +351,7 @@ impl Intake {
                 Phase::Reading { .. } | Phase::Halted { .. } => {
                     self.close(*id, |counters, n| counters.stale_revoked += n);
                 }
-                Phase::DataLost | Phase::Revoking { .. } => {}
+                Phase::DataLost { .. } | Phase::Revoking { .. } => {}
             }
         }
         // Exactly-once: what is open may still join the transaction (D-G4 b).

@@ -59,7 +59,7 @@ impl Intake {
 impl Tenure {
     fn own_pause(&self, window: u64) -> Option<Pause> {
         match self.phase {
-            Phase::DataLost => return Some(Pause::DataLoss),
+            Phase::DataLost { .. } => return Some(Pause::DataLoss),
             Phase::Reading { .. } | Phase::Halted { .. } => return Some(Pause::Token),
             Phase::Live { .. } | Phase::Revoking { .. } => {}
         }

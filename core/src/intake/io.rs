@@ -285,6 +285,8 @@ pub enum Fact {
         position: Position,
         /// Terminal positions above it that the ledger remembers.
         remembered: u64,
+        /// It was added to its topic after the block was set up (D-G11).
+        added: bool,
     },
     /// A partition stops although it is ours (R9, D-G10).
     Halted {

@@ -28,6 +28,8 @@ struct Start {
     topic: Option<u32>,
     terminal: Vec<u8>,
     attempts: Vec<(Position, Attempts)>,
+    /// It was added to its topic after the starter seeded the group.
+    added: bool,
 }
 
 impl Intake {
@@ -82,10 +84,25 @@ impl Intake {
         let Some(id) = self.by_partition.get(partition) else {
             return;
         };
+        let seen = self.topics_seen.get(partition.topic()).copied();
         let tenure = self
             .tenures
             .get_mut(id)
             .expect("by_partition names tenures");
+        if let Phase::DataLost { reason, .. } = &mut tenure.phase {
+            // A position may be gone because its whole topic is.
+            let topic = read.ok().and_then(|read| read.topic_identity);
+            if let Err(made_anew) = unchanged(partition, seen, topic)
+                && *reason != made_anew
+            {
+                reason.clone_from(&made_anew);
+                effects.push(Effect::Report(Fact::Halted {
+                    partition: partition.clone(),
+                    reason: made_anew,
+                }));
+            }
+            return;
+        }
         if !matches!(tenure.phase, Phase::Reading { .. } | Phase::Halted { .. }) {
             return;
         }
@@ -102,7 +119,10 @@ impl Intake {
                 };
                 return;
             }
-            Ok(read) => start(partition, read, unknown_keys, self.settings.rules),
+            // Brokers forget the commits of a topic that is deleted, so what this process saw
+            // says more than a missing token.
+            Ok(read) => unchanged(partition, seen, read.topic_identity)
+                .and_then(|()| start(partition, read, unknown_keys, self.settings.rules)),
         };
         match start {
             Err(reason) => {
@@ -117,6 +137,9 @@ impl Intake {
                 tenure.phase = Phase::Halted { reason, again_at };
             }
             Ok(start) => {
+                if let Some(topic) = start.topic {
+                    self.topics_seen.insert(partition.topic().into(), topic);
+                }
                 tenure.ledger = Ledger::new(start.position, &start.terminal, self.settings.rules);
                 tenure.committed = start.position;
                 tenure.inherit(start.attempts);
@@ -135,6 +158,7 @@ impl Intake {
                         .iter()
                         .map(|b| u64::from(b.count_ones()))
                         .sum(),
+                    added: start.added,
                 }));
             }
         }
@@ -147,13 +171,15 @@ impl Intake {
                 Phase::Reading { again_at } if again_at.is_some_and(|at| now.boot >= at.boot) => {
                     *again_at = None;
                 }
-                Phase::Halted { again_at, .. } if now.boot >= again_at.boot => {
+                Phase::Halted { again_at, .. } | Phase::DataLost { again_at, .. }
+                    if now.boot >= again_at.boot =>
+                {
                     *again_at = now.plus(READ_AGAIN);
                 }
                 Phase::Reading { .. }
                 | Phase::Halted { .. }
                 | Phase::Live { .. }
-                | Phase::DataLost
+                | Phase::DataLost { .. }
                 | Phase::Revoking { .. } => continue,
             }
             effects.push(Effect::ReadTokens(tenure.partition.clone()));
@@ -165,8 +191,10 @@ impl Intake {
             .values()
             .filter_map(|tenure| match &tenure.phase {
                 Phase::Reading { again_at } => again_at.map(|at| at.boot),
-                Phase::Halted { again_at, .. } => Some(again_at.boot),
-                Phase::Live { .. } | Phase::DataLost | Phase::Revoking { .. } => None,
+                Phase::Halted { again_at, .. } | Phase::DataLost { again_at, .. } => {
+                    Some(again_at.boot)
+                }
+                Phase::Live { .. } | Phase::Revoking { .. } => None,
             })
             .min()
     }
@@ -208,6 +236,7 @@ impl Intake {
                 place: Place::Waiting,
                 answer: None,
                 skip: None,
+                failure: None,
             };
             match tenure.ledger.deliver(position, work) {
                 Delivered::Remembered => {
@@ -231,6 +260,7 @@ impl Intake {
         partition: &Partition,
         log_start: Position,
         log_end: Position,
+        now: Time,
         effects: &mut Vec<Effect>,
     ) {
         let Some(id) = self.by_partition.get(partition) else {
@@ -257,14 +287,18 @@ impl Intake {
             to: lost_until,
         }));
         if self.settings.on_data_loss == OnDataLoss::Stop || to < from {
-            tenure.phase = Phase::DataLost;
             let staged = tenure.staged > 0;
+            let reason = format!(
+                "data loss: position {from} is not in the log any more (it holds {log_start} to \
+                 {log_end}); set input.kafka.onDataLoss or move the group's position by hand"
+            );
+            tenure.phase = Phase::DataLost {
+                reason: reason.clone(),
+                again_at: now,
+            };
             effects.push(Effect::Report(Fact::Halted {
                 partition: partition.clone(),
-                reason: format!(
-                    "position {from} is not in the log any more (it holds {log_start} to {log_end}); \
-                     set input.kafka.onDataLoss or move the group's position by hand"
-                ),
+                reason,
             }));
             if staged {
                 // Nothing is committed on it any more, so nothing of it may be stored.
@@ -328,15 +362,7 @@ fn start(
     };
     let metadata = Metadata::decode(&own.metadata, unknown_keys)
         .map_err(|error| format!("the token of {partition} cannot be read: {error}; find out who wrote it, then seed the group anew"))?;
-    if let (Some(before), Some(now)) = (metadata.topic, read.topic_identity)
-        && before != now
-    {
-        return Err(format!(
-            "topic {} was deleted and created again since the last commit; its positions mean \
-             something else now (TopicIdentityChanged)",
-            partition.topic()
-        ));
-    }
+    unchanged(partition, metadata.topic, read.topic_identity)?;
     match metadata.token {
         Token::Live { .. } => {}
         Token::Shadow { .. } => return Err("its token says shadow: another release is live".into()),
@@ -366,7 +392,20 @@ fn start(
                 (own.position.plus(attempted.delta), attempts)
             })
             .collect(),
+        added: false,
     })
+}
+
+/// A topic that was made anew under its name halts its partitions, whatever their tokens say (R9).
+fn unchanged(partition: &Partition, before: Option<u32>, now: Option<u32>) -> Result<(), String> {
+    match (before, now) {
+        (Some(before), Some(now)) if before != now => Err(format!(
+            "topic {} was deleted and created again since the last commit; its positions mean \
+             something else now, and ids of its events repeat (TopicIdentityChanged)",
+            partition.topic()
+        )),
+        (Some(_) | None, Some(_) | None) => Ok(()),
+    }
 }
 
 /// A partition that was added after the starter seeded the group starts live, at earliest.
@@ -395,6 +434,7 @@ fn granted(
             topic: read.topic_identity,
             terminal: Vec::new(),
             attempts: Vec::new(),
+            added: true,
         }),
         Some(Seeding::Seeded(_) | Seeding::Seeding(_)) | None => Err(missing()),
     }

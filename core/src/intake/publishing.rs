@@ -528,6 +528,7 @@ impl Tenure {
                     output_index: letter.output_index,
                     value_bytes_max: (letter.shortened == Shortened::Value)
                         .then_some(limits::DEAD_LETTER_TRUNCATED_VALUE_BYTES),
+                    stamped_now: letter.stamped_now,
                 };
                 result::write_dead_letter(frame, &context, &self.partition, event, &id, &dead);
             }
@@ -554,6 +555,11 @@ impl Tenure {
             return true;
         };
         if let Some(Answer::DeadLetter(letter)) = &mut work.answer {
+            let early_or_late = failure.code.eq_ignore_ascii_case("InvalidTimestamp");
+            if early_or_late && !letter.stamped_now {
+                letter.stamped_now = true;
+                return true;
+            }
             letter.shortened = match (letter.shortened, truncate) {
                 (Shortened::Nothing, _) => Shortened::Body,
                 (Shortened::Body, _) => Shortened::Message,

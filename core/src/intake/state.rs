@@ -161,6 +161,8 @@ pub struct RecordState {
     pub attempts: u32,
     /// Epoch milliseconds of the first; 0 before it.
     pub first_attempt_ms: i64,
+    /// What the last failed attempt said.
+    pub error: Option<Arc<str>>,
 }
 
 /// Counts durations in buckets that double, from 1 ms to half an hour.
@@ -252,7 +254,7 @@ impl Intake {
                 Phase::Reading { .. } => ("reading", None),
                 Phase::Live { .. } => ("live", None),
                 Phase::Halted { reason, .. } => ("halted", Some(reason.clone())),
-                Phase::DataLost => ("halted", Some("data loss".to_owned())),
+                Phase::DataLost { reason, .. } => ("halted", Some(reason.clone())),
                 Phase::Revoking { .. } => ("revoking", None),
             };
             PartitionState {
@@ -333,6 +335,7 @@ impl Intake {
             place: work.place.as_str(),
             attempts: work.attempts.counted,
             first_attempt_ms: work.attempts.first_ms,
+            error: work.failure.clone(),
         })
     }
 }

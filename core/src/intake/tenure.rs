@@ -85,8 +85,9 @@ pub(super) enum Phase {
     Live { token: Token, topic: Option<u32> },
     /// Stopped, with the reason; read again at this time (R9).
     Halted { reason: String, again_at: Time },
-    /// The log lost its position; an operator decides (D-G10).
-    DataLost,
+    /// The log lost its position; an operator decides (D-G10). Whether it still is the same
+    /// topic is looked at again at this time (R9).
+    DataLost { reason: String, again_at: Time },
     /// The group wants it back (D-G4).
     Revoking { token: Token, topic: Option<u32> },
 }
@@ -137,6 +138,8 @@ pub(super) struct Work {
     pub(super) answer: Option<Answer>,
     /// An operator wants it dead-lettered, with this reason.
     pub(super) skip: Option<String>,
+    /// What the last failed attempt said, for `/v1/records`.
+    pub(super) failure: Option<std::sync::Arc<str>>,
 }
 
 /// The connection may die this often with an event at the app before it goes alone (D-B6).
@@ -208,6 +211,8 @@ pub(super) struct Letter {
     pub(super) output_index: Option<u32>,
     /// How much was left out because the dead-letter topic refused it (D-D5).
     pub(super) shortened: Shortened,
+    /// The dead-letter topic refused the event's timestamp, so the current one is written (D-D1).
+    pub(super) stamped_now: bool,
 }
 
 /// Steps of D-D5.

@@ -114,6 +114,7 @@ fn dead() -> DeadLetter<'static> {
         last_attempt_ms: 1_767_225_600_900,
         output_index: None,
         value_bytes_max: None,
+        stamped_now: false,
     }
 }
 
@@ -490,6 +491,20 @@ fn d_d5_a_truncated_dead_letter_keeps_the_beginning_of_its_value() {
     check(None, b"abcdef");
     check(Some(7), b"abcdef");
     check(Some(2), b"ab");
+}
+
+#[test]
+fn d_d1_a_dead_letter_has_the_events_timestamp_unless_its_topic_refuses_it() {
+    let event = event(TimestampKind::Create, Some(b"key"), None, &vec![]);
+    let stamped = |stamped_now| {
+        let letter = DeadLetter {
+            stamped_now,
+            ..dead()
+        };
+        dead_letter(&event, &letter).timestamp_ms
+    };
+    assert_eq!(stamped(false), Some(event.timestamp().ms));
+    assert_eq!(stamped(true), None);
 }
 
 #[test]
