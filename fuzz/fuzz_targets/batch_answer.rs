@@ -1,0 +1,4 @@
+//! `cargo +nightly fuzz run batch_answer`; what it claims stands in `src/core.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| millrace_fuzz::core::batch_answer(data));
