@@ -51,12 +51,28 @@ SEEDS ?= 10000
 sim: ## many seeded runs of the core with faults, in virtual time; SEEDS=10000
 	cargo run -q -p millrace-sim -- --seeds $(SEEDS)
 
+# How long `make soak` kills; BROKER=embedded takes the embedded broker instead of a real Kafka
+# and kills it too; GUARANTEE=ExactlyOnce; SEED repeats a run.
+MINUTES ?= 5
+
+.PHONY: soak
+soak: ## random kill -9 of input, output and app under load, then a count; MINUTES=5 BROKER=kafka
+	@MINUTES=$(MINUTES) BROKER=$(BROKER) GUARANTEE=$(GUARANTEE) SEED=$(SEED) $(bed)/soak.sh
+
+# The targets are the files of fuzz/fuzz_targets/.
+TARGET ?= batch_answer
+
+.PHONY: fuzz
+fuzz: ## fuzzing with coverage, until stopped; TARGET=batch_answer (needs nightly and cargo-fuzz)
+	cd fuzz && cargo +nightly fuzz run $(TARGET)
+
 .PHONY: docs
 docs: ## writes the generated pages of docs/reference/, and the kept help texts, again
 	@$(bed)/prerequisites.sh build
 	UPDATE=1 cargo test -q -p millrace-service --test reference
 	UPDATE=1 cargo test -q -p millrace-cli --test command_line help_is_as_written_down
 	UPDATE=1 cargo test -q -p millrace-integration-tests --test reference_pages
+	UPDATE=1 cargo test -q -p millrace-integration-tests --test reliability_page
 
 .PHONY: clean
 clean: ## removes what was built and what tests left behind

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a real Apache Kafka (KRaft, one node) on this machine for tests, without a container and
+# Runs a real Apache Kafka (KRaft, one node or three) on this machine for tests, without a container and
 # without a release download: its jars come from Maven Central once and stay in the user's cache.
 #
 #   kafka.sh start     starts it when it is not running; prints NAME=VALUE lines for `export`:
@@ -7,6 +7,8 @@
 #                        MILLRACE_TEST_KAFKA_SECURE  host:port, TLS and SASL (PLAIN, SCRAM-SHA-256/512)
 #                        MILLRACE_TEST_KAFKA_CA      the certificate to trust for it
 #                        MILLRACE_TEST_KAFKA_PID     the process, for tests that pause or kill it
+#   kafka.sh kill N    kills node N with signal 9
+#   kafka.sh revive N  starts it again, as it was
 #   kafka.sh status    the same lines, or exit 1 when it is not running
 #   kafka.sh stop      stops it and keeps its data; a later start takes the same ports again
 #   kafka.sh wipe      stops it and removes its data
@@ -14,12 +16,14 @@
 # On the secure port the user is `millrace` and the password `millrace-test`.
 #
 # MILLRACE_KAFKA_VERSION (4.1.1) and MILLRACE_KAFKA_DATA (test-artifacts/kafka) choose another
-# version or place, so that several can run beside each other.
+# version or place, so that several can run beside each other. MILLRACE_KAFKA_NODES=3 makes a cluster
+# of three, each broker and controller; MILLRACE_TEST_KAFKA then names all three, in order.
 set -euo pipefail
 
 version=${MILLRACE_KAFKA_VERSION:-4.1.1}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 data=${MILLRACE_KAFKA_DATA:-$root/test-artifacts/kafka}
+nodes=${MILLRACE_KAFKA_NODES:-1}
 jars=${XDG_CACHE_HOME:-$HOME/.cache}/millrace-kafka/jars-$version
 start_seconds_max=120
 stop_seconds_max=30
@@ -29,8 +33,21 @@ password=millrace-test
 say() { printf 'kafka: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
+# The files of the first node have the plain names: server.properties, logs, pid.
+of() { (($2 == 1)) && echo "$data/$1" || echo "$data/$1-$2"; }
+
+node_port() { echo $(($(<"$data/port") + 3 * ($1 - 1))); }
+
 # By the command line too: after a reboot the number may belong to a stranger.
-running() { [[ -f $data/pid ]] && grep -qF "$data/server.properties" "/proc/$(<"$data/pid")/cmdline" 2>/dev/null; }
+node_runs() {
+    local pid; pid=$(of pid "$1")
+    [[ -f $pid ]] && grep -qzxF "$(of server.properties "$1")" "/proc/$(<"$pid")/cmdline" 2>/dev/null
+}
+
+running() {
+    local node
+    for ((node = 1; node <= nodes; node++)); do node_runs "$node" || return 1; done
+}
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
@@ -44,8 +61,9 @@ wait_until() {
 }
 
 print_address() {
-    local port; port=$(<"$data/port")
-    printf 'MILLRACE_TEST_KAFKA=127.0.0.1:%d\n' "$port"
+    local port node all=""; port=$(<"$data/port")
+    for ((node = 1; node <= nodes; node++)); do all+=,127.0.0.1:$(node_port "$node"); done
+    printf 'MILLRACE_TEST_KAFKA=%s\n' "${all#,}"
     printf 'MILLRACE_TEST_KAFKA_SECURE=127.0.0.1:%d\n' "$((port + 2))"
     printf 'MILLRACE_TEST_KAFKA_CA=%s\n' "$data/ca.pem"
     printf 'MILLRACE_TEST_KAFKA_PID=%d\n' "$(<"$data/pid")"
@@ -76,12 +94,15 @@ POM
     mv -T "$fetched" "$jars"
 }
 
-# Three neighbouring ports below the range that the system gives to clients.
+# Three neighbouring ports per node, below the range that the system gives to clients.
 choose_port() {
-    local port
+    local port next free
     for _ in {1..50}; do
-        port=$((20000 + RANDOM % 4000 * 3))
-        if ! answers "$port" && ! answers $((port + 1)) && ! answers $((port + 2)); then
+        port=$((20000 + RANDOM % 3900 * 3)) free=1
+        for ((next = port; next < port + 3 * nodes; next++)); do
+            ! answers "$next" || free=0
+        done
+        if ((free)); then
             echo "$port" >"$data/port"
             return
         fi
@@ -101,11 +122,17 @@ make_certificate() {
 
 # Small and quick: one node is broker and controller, few internal partitions, no join delay.
 write_settings() {
-    local port=$1 scram=org.apache.kafka.common.security.scram.ScramLoginModule
-    cat >"$data/server.properties" <<SETTINGS
+    local node=$1 scram=org.apache.kafka.common.security.scram.ScramLoginModule
+    local port copies=1 other voters=""
+    port=$(node_port "$node")
+    ((nodes == 1)) || copies=3
+    for ((other = 1; other <= nodes; other++)); do
+        voters+=,$other@127.0.0.1:$(($(node_port "$other") + 1))
+    done
+    cat >"$(of server.properties "$node")" <<SETTINGS
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$((port + 1))
+node.id=$node
+controller.quorum.voters=${voters#,}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAIN
 listeners=PLAIN://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SECURE://127.0.0.1:$((port + 2))
@@ -118,18 +145,25 @@ listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$user="$password";
 listener.name.secure.scram-sha-256.sasl.jaas.config=$scram required;
 listener.name.secure.scram-sha-512.sasl.jaas.config=$scram required;
-log.dirs=$data/logs
+log.dirs=$(of logs "$node")
 num.partitions=4
+default.replication.factor=$copies
 auto.create.topics.enable=true
 group.initial.rebalance.delay.ms=0
 offsets.topic.num.partitions=4
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor=$copies
 transaction.state.log.num.partitions=4
-transaction.state.log.replication.factor=1
+transaction.state.log.replication.factor=$copies
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+SETTINGS
+    # Everything is allowed until a test takes a right away. Controllers that have to find each
+    # other first could not: the authorizer waits for what they would agree on.
+    ((nodes > 1)) || cat >>"$(of server.properties "$node")" <<SETTINGS
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
 SETTINGS
 }
 
@@ -139,11 +173,23 @@ kafka_tool() {
 }
 
 format_storage() {
-    [[ -f $data/logs/meta.properties ]] && return
-    local id; id=$(kafka_tool kafka.tools.StorageTool random-uuid | tail -n 1)
-    kafka_tool kafka.tools.StorageTool format --cluster-id "$id" --config "$data/server.properties" \
+    local node=$1
+    [[ -f $(of logs "$node")/meta.properties ]] && return
+    [[ -f $data/cluster ]] ||
+        kafka_tool kafka.tools.StorageTool random-uuid | tail -n 1 >"$data/cluster"
+    kafka_tool kafka.tools.StorageTool format --cluster-id "$(<"$data/cluster")" \
+        --config "$(of server.properties "$node")" \
         --add-scram "SCRAM-SHA-256=[name=$user,password=$password]" \
         --add-scram "SCRAM-SHA-512=[name=$user,password=$password]" >&2
+}
+
+# Its own session: a Ctrl-C at the tests must not take the broker down under them.
+launch() {
+    setsid java -Xms64m -Xmx$((nodes == 1 ? 512 : 320))m -XX:+UseSerialGC \
+        -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
+        -cp "$jars/*" kafka.Kafka "$(of server.properties "$1")" \
+        </dev/null >>"$(of kafka.log "$1")" 2>&1 &
+    echo $! >"$(of pid "$1")"
 }
 
 start() {
@@ -156,16 +202,21 @@ start() {
     mkdir -p "$data"
     fetch_jars
     [[ -f $data/port ]] || choose_port
-    local port; port=$(<"$data/port")
     make_certificate
-    write_settings "$port"
-    format_storage
-    # Its own session: a Ctrl-C at the tests must not take the broker down under them.
-    setsid java -Xms64m -Xmx512m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
-        -cp "$jars/*" kafka.Kafka "$data/server.properties" \
-        </dev/null >"$data/kafka.log" 2>&1 &
-    echo $! >"$data/pid"
-    ready() { ! running || answers $((port + 2)); }
+    local node
+    for ((node = 1; node <= nodes; node++)); do
+        node_runs "$node" && continue
+        rm -f "$(of kafka.log "$node")"
+        write_settings "$node"
+        format_storage "$node"
+        launch "$node"
+    done
+    ready() {
+        local node
+        for ((node = 1; node <= nodes; node++)); do
+            ! node_runs "$node" || answers $(($(node_port "$node") + 2)) || return 1
+        done
+    }
     if ! wait_until "$start_seconds_max" ready || ! running; then
         tail -n 20 "$data/kafka.log" >&2
         stop
@@ -177,20 +228,34 @@ start() {
 }
 
 stop() {
-    if running; then
-        local pid; pid=$(<"$data/pid")
-        # A test may have left it paused.
-        kill -CONT "$pid"; kill "$pid"
-        gone() { ! kill -0 "$pid" 2>/dev/null; }
-        wait_until "$stop_seconds_max" gone || { say "does not stop, killing $pid"; kill -9 "$pid"; }
-    fi
-    rm -f "$data/pid"
+    local node pid
+    for ((node = 1; node <= nodes; node++)); do
+        if node_runs "$node"; then
+            pid=$(<"$(of pid "$node")")
+            # A test may have left it paused.
+            kill -CONT "$pid"; kill "$pid"
+        fi
+    done
+    for ((node = 1; node <= nodes; node++)); do
+        if node_runs "$node"; then
+            pid=$(<"$(of pid "$node")")
+            gone() { ! kill -0 "$pid" 2>/dev/null; }
+            wait_until "$stop_seconds_max" gone || { say "does not stop, killing $pid"; kill -9 "$pid"; }
+        fi
+        rm -f "$(of pid "$node")"
+    done
 }
+
+kill_node() { node_runs "$1" && kill -9 "$(<"$(of pid "$1")")"; }
+
+revive_node() { node_runs "$1" || launch "$1"; }
 
 case "${1:-}" in
     start) start ;;
     stop) stop ;;
     status) running && print_address ;;
+    kill) kill_node "$2" ;;
+    revive) revive_node "$2" ;;
     wipe) stop; rm -rf "$data" ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -58,7 +58,8 @@ tier_connectors() { run_tests millrace-connectors; }
 tier_proxies() { run_tests millrace-output millrace-input; }
 tier_local() { run_tests millrace-local millrace-cli; }
 tier_app-template() { make -C app-template/python-sklearn test PYTHON="${MILLRACE_PYTHON:-python3}"; }
-tier_stories() { run_tests millrace-integration-tests; }
+# Stories mostly wait, so more of them run beside each other than there are cores.
+tier_stories() { RUST_TEST_THREADS=6 run_tests millrace-integration-tests; }
 
 # Test files named `*_kafka.rs` want a real broker, which they find in the environment.
 tier_kafka() {

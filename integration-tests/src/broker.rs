@@ -72,6 +72,11 @@ impl RunningBroker {
         }
     }
 
+    /// Whether it is an embedded one, which a story may kill.
+    pub fn is_ours(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// The process of an embedded broker.
     ///
     /// # Panics

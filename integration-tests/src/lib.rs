@@ -11,12 +11,18 @@
     reason = "test code that is compiled as a library so that every test binary shares it"
 )]
 
+pub mod acl;
 pub mod app;
 pub mod broker;
+pub mod dice;
 pub mod judge;
+pub mod line;
+pub mod load;
 pub mod pod;
 pub mod process;
 pub mod records;
+pub mod scenario;
+pub mod soak;
 pub mod tales;
 pub mod wait;
 pub mod world;
@@ -24,6 +30,8 @@ pub mod world;
 pub use app::{App, Asked, Out, Say};
 pub use broker::BrokerKind;
 pub use judge::Verdict;
+pub use line::Line;
 pub use records::{Event, Record};
+pub use scenario::scenario;
 pub use wait::{patience, wait_until};
 pub use world::World;

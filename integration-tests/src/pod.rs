@@ -116,13 +116,12 @@ impl Pod {
 
     /// A counter or gauge of the input, summed over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let page = self
-            .ask_input("/metrics")
-            .map(|(_, body)| body)
-            .unwrap_or_default();
-        let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
-        let value = |line: &str| line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok());
-        page.lines().filter(of_it).filter_map(value).sum()
+        sum(self.ask_input("/metrics"), name)
+    }
+
+    /// A counter or gauge of the output, summed over its labels.
+    pub fn output_metric(&self, name: &str) -> f64 {
+        sum(self.ask_output("/metrics"), name)
     }
 
     /// Waits until the input is ready.
@@ -132,6 +131,14 @@ impl Pod {
                 .is_some_and(|(code, _)| code == 200)
         });
     }
+}
+
+/// The sum of one metric of a page.
+fn sum(page: Option<(u16, String)>, name: &str) -> f64 {
+    let page = page.map(|(_, body)| body).unwrap_or_default();
+    let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+    let value = |line: &str| line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok());
+    page.lines().filter(of_it).filter_map(value).sum()
 }
 
 /// One request to an admin port.

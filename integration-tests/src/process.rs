@@ -11,16 +11,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{PATIENCE, look_for, wait_for};
 
-/// Where the binaries are: beside the folder of the test executable.
+/// Where the binaries are: above the folder of the test executables.
 ///
 /// # Panics
 /// If it has not been built; says how to.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a test has a path");
-    let folder = own
-        .parent()
-        .and_then(Path::parent)
-        .expect("target/debug/deps");
+    let mut folder = own.parent().expect("a folder of executables");
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("target/debug");
+    }
     let path = folder.join(name);
     assert!(
         path.is_file(),
@@ -134,6 +134,17 @@ impl Process {
         let status = look_for(length, || child.try_wait().expect("a child can be asked"))?;
         self.child = None;
         Some(status)
+    }
+
+    /// What it holds in memory, in bytes.
+    pub fn memory(&self) -> usize {
+        let id = self.child.as_ref().expect("it was started").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a process");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|l| l.trim().strip_suffix(" kB"));
+        1024 * kilobytes
+            .and_then(|k| k.trim().parse::<usize>().ok())
+            .expect("a size")
     }
 
     fn signal(&self, signal: Signal) {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
@@ -167,17 +167,23 @@ impl Cluster {
 
     /// Creates a topic.
     pub fn create_topic(&self, name: &str, partitions: i32, configured: &[(&str, &str)]) {
-        let admin: AdminClient<DefaultClientContext> =
-            config(&self.bootstrap).create().expect("an admin");
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        let everywhere = TopicReplication::Fixed(-1);
+        self.create(NewTopic::new(name, partitions, everywhere), configured);
+    }
+
+    /// Creates a topic of one partition, which these nodes keep; the first leads.
+    pub fn create_topic_at(&self, name: &str, nodes: &[i32], configured: &[(&str, &str)]) {
+        let there = TopicReplication::Variable(&[nodes]);
+        self.create(NewTopic::new(name, 1, there), configured);
+    }
+
+    fn create<'a>(&self, mut topic: NewTopic<'a>, configured: &[(&'a str, &'a str)]) {
+        let admin = self.admin();
         for (key, value) in configured {
             topic = topic.set(key, value);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let created = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new()));
+        let name = topic.name;
+        let created = await_it(admin.create_topics([&topic], &AdminOptions::new()));
         for result in created.expect("the broker answers") {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -185,6 +191,64 @@ impl Cluster {
             }
         }
         self.partitions(name);
+    }
+
+    /// Nodes that have everything of the topic's first partition, as its leader sees it; `None`
+    /// if nobody leads.
+    pub fn in_sync(&self, topic: &str) -> Option<Vec<i32>> {
+        let metadata = self.reader.fetch_metadata(Some(topic), ANSWER).ok()?;
+        let partition = metadata.topics().first()?.partitions().first()?;
+        (partition.leader() >= 0).then(|| partition.isr().to_vec())
+    }
+
+    /// The node that leads the topic's first partition.
+    pub fn leader(&self, topic: &str) -> Option<i32> {
+        let metadata = self.reader.fetch_metadata(Some(topic), ANSWER).ok()?;
+        let leader = metadata.topics().first()?.partitions().first()?.leader();
+        (leader >= 0).then_some(leader)
+    }
+
+    /// A topic has so many partitions from now on.
+    pub fn set_partitions(&self, topic: &str, count: i32) {
+        let count_new = usize::try_from(count).expect("a positive count");
+        let more = NewPartitions::new(topic, count_new);
+        let admin = self.admin();
+        let made = await_it(admin.create_partitions([&more], &AdminOptions::new()));
+        all_well(made.expect("the broker answers"));
+        wait_for("the new partitions", || {
+            let all = partitions(&self.reader, topic)?;
+            (all.len() == count_new).then_some(())
+        });
+    }
+
+    /// A topic goes with all its records.
+    pub fn delete_topic(&self, topic: &str) {
+        let admin = self.admin();
+        let deleted = await_it(admin.delete_topics(&[topic], &AdminOptions::new()));
+        all_well(deleted.expect("the broker answers"));
+        wait_for("the end of the topic", || {
+            let all = partitions(&self.reader, topic)?;
+            all.is_empty().then_some(())
+        });
+    }
+
+    /// The log of a partition begins at this offset from now on.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before))
+            .expect("an offset");
+        let deleted = await_it(self.admin().delete_records(&list, &AdminOptions::new()));
+        deleted.expect("the broker answers");
+    }
+
+    /// A group goes with all its commits.
+    pub fn delete_group(&self, group: &str) {
+        let deleted = await_it(self.admin().delete_groups(&[group], &AdminOptions::new()));
+        all_well(deleted.expect("the broker answers"));
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        config(&self.bootstrap).create().expect("an admin")
     }
 
     /// Its id.
@@ -300,6 +364,22 @@ impl Cluster {
     }
 }
 
+fn await_it<T>(asked: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(asked)
+}
+
+fn all_well<T>(results: Vec<Result<T, (String, RDKafkaErrorCode)>>) {
+    for result in results {
+        if let Err((what, code)) = result {
+            panic!("{what}: {code}");
+        }
+    }
+}
+
 fn config(bootstrap: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -349,6 +429,44 @@ impl std::fmt::Debug for Commits {
 }
 
 impl Commits {
+    /// Position and metadata of one partition; `None` if there is no commit, or no answer.
+    pub fn with_metadata(&self, topic: &str, partition: i32) -> Option<(i64, String)> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = self
+            .0
+            .committed_offsets(list, Duration::from_secs(2))
+            .ok()?;
+        let elements = committed.elements();
+        let element = elements.first()?;
+        let Offset::Offset(offset) = element.offset() else {
+            return None;
+        };
+        Some((offset, element.metadata().to_owned()))
+    }
+
+    /// Commits as somebody who is no member; the group has to be empty.
+    pub fn overwrite(&self, topic: &str, partition: i32, offset: i64, metadata: &str) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .expect("an offset");
+        let mut element = list.find_partition(topic, partition).expect("just added");
+        element.set_metadata(metadata);
+        self.0
+            .commit(&list, CommitMode::Sync)
+            .expect("an empty group takes a commit");
+    }
+
+    /// Joins the group as any other program would, and stays until it is dropped.
+    pub fn join(&self, topic: &str) {
+        self.0.subscribe(&[topic]).expect("a subscription");
+        wait_for("a place in the group", || {
+            drop(self.0.poll(Duration::from_millis(50)));
+            let assigned = self.0.assignment().ok()?;
+            (assigned.count() > 0).then_some(())
+        });
+    }
+
     /// The committed offset of each of these partitions; `None` if the broker does not say.
     pub fn of(&self, topic: &str, partitions: &[i32]) -> Option<BTreeMap<i32, i64>> {
         let mut list = TopicPartitionList::new();

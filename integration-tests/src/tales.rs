@@ -1,12 +1,16 @@
 //! Stories that are told on the embedded broker and on a real Kafka: what happens when processes
 //! are killed, frozen, added and taken away.
 
+pub mod logs;
+pub mod outages;
+
 use std::time::Duration;
 
+use crate::dice::Dice;
 use crate::process::Process;
 use crate::wait::{Deadline, let_pass, wait_until};
 use crate::world::Running;
-use crate::{App, Event, Say, World};
+use crate::{App, Event, Say, World, scenario};
 
 /// How long the kill loop goes on.
 const KILLING: Duration = Duration::from_secs(25);
@@ -20,36 +24,11 @@ enum Victim {
     Broker,
 }
 
-/// A reproducible sequence of numbers.
-struct Dice(u64);
-
-impl Dice {
-    /// Seeded by `MILLRACE_STORY_SEED`, else by the clock; printed, to be used again.
-    fn new() -> Self {
-        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let seed = std::env::var("MILLRACE_STORY_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(clock.expect("after 1970").subsec_nanos()));
-        println!("MILLRACE_STORY_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        // SplitMix64: every seed will do.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
-
 /// `kill -9` of input, output and app in turn, and of the broker now and then if it is ours, while
 /// events keep coming: nothing is lost, order stays, repeats have equal ids and are bounded.
 pub fn killed_in_turn(world: World, broker_too: bool) {
     let mut world = world.partitions(4).short_sessions().start();
-    let mut dice = Dice::new();
+    let mut dice = Dice::of_story();
     let load = world.load(400, 60);
     world.has_results(100);
     let time = Deadline::after(KILLING);
@@ -99,6 +78,11 @@ fn process(world: &mut Running, victim: Victim) -> &mut Process {
 /// An input that is stopped beyond its session time-out and then goes on: somebody else works on
 /// its partitions, and it notices before it does harm (F-3).
 pub fn frozen_and_thawed(world: World) {
+    scenario(
+        "F-3",
+        &["D-G5", "D-G7", "R4"],
+        "a frozen input that goes on notices that others took over before it does harm",
+    );
     let app = App::saying(|a| Say::value(a.text()).after(Duration::from_millis(3)));
     let world = world
         .partitions(4)
@@ -182,6 +166,11 @@ pub fn failures_exactly_once(world: World) {
 /// Inputs come and go while events are at the app; nothing fails, so each event is answered once
 /// (F-2, A-K6).
 pub fn inputs_come_and_go(world: World) {
+    scenario(
+        "F-2",
+        &["D-G4", "D-G2", "D-G8"],
+        "inputs come and go while events are at the app, and each is answered once",
+    );
     let app = App::saying(|a| Say::value(a.text()).after(Duration::from_millis(250)));
     let mut world = world
         .partitions(4)

@@ -4,8 +4,7 @@
 //! each other on one broker.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering as Memory};
+use std::sync::atomic::{AtomicU32, Ordering as Memory};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,10 +13,12 @@ use tempfile::TempDir;
 use crate::app::{App, Door, RunningApp};
 use crate::broker::{BrokerKind, RunningBroker, free_port};
 use crate::judge::{Evidence, Ordering, Verdict, judge};
+use crate::line::Line;
+use crate::load::Load;
 use crate::pod::Pod;
 use crate::process::{Process, binary};
 use crate::records::{Cluster, Event, Record};
-use crate::wait::{Deadline, let_pass, look_for, wait_until};
+use crate::wait::{look_for, wait_for, wait_until};
 
 /// How long a world may take until every event is settled.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -37,6 +38,20 @@ pub struct World {
     pods: usize,
     spec: Value,
     topics: Vec<(&'static str, Vec<(&'static str, &'static str)>)>,
+    lines: Vec<Place>,
+    properties: Value,
+    replicas: Vec<i32>,
+}
+
+/// Where a line can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// Between the pods and the broker.
+    Broker,
+    /// Between the output alone and the broker.
+    Output,
+    /// Between the input and the app.
+    App,
 }
 
 impl World {
@@ -64,6 +79,9 @@ impl World {
                 "app": {"shadow": "Safe"},
             }),
             topics: vec![("in", Vec::new())],
+            lines: Vec::new(),
+            properties: json!({}),
+            replicas: Vec::new(),
         }
     }
 
@@ -120,6 +138,41 @@ impl World {
             .set("delivery.transaction.interval", "100ms")
     }
 
+    /// With one partition in the input topic, which these nodes keep; the first leads.
+    #[must_use]
+    pub fn input_kept_by(mut self, nodes: &[i32]) -> Self {
+        self.replicas = nodes.to_vec();
+        self.partitions(1)
+    }
+
+    /// With a property of librdkafka, to shorten its times.
+    #[must_use]
+    pub fn property(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.properties[name] = value.into();
+        self
+    }
+
+    /// With a line between the pods and the broker; writers and judges go round it.
+    #[must_use]
+    pub fn line_to_broker(mut self) -> Self {
+        self.lines.push(Place::Broker);
+        self
+    }
+
+    /// With a line between the output and the broker, and a connection of its own.
+    #[must_use]
+    pub fn line_of_output(mut self) -> Self {
+        self.lines.push(Place::Output);
+        self
+    }
+
+    /// With a line between the input and the app.
+    #[must_use]
+    pub fn line_to_app(mut self) -> Self {
+        self.lines.push(Place::App);
+        self
+    }
+
     /// Nobody creates the topics.
     #[must_use]
     pub fn without_topics(mut self) -> Self {
@@ -130,10 +183,20 @@ impl World {
     /// The topic that is called `in`, `out` or `dlq` is there before the start, and takes records
     /// of so many bytes.
     #[must_use]
-    pub fn topic_of(mut self, part: &'static str, bytes_max: &'static str) -> Self {
-        self.topics.retain(|(name, _)| *name != part);
-        self.topics
-            .push((part, vec![("max.message.bytes", bytes_max)]));
+    pub fn topic_of(self, part: &'static str, bytes_max: &'static str) -> Self {
+        self.topic_with(part, "max.message.bytes", bytes_max)
+    }
+
+    /// The topic that is called `in`, `out` or `dlq` is there before the start, configured so.
+    #[must_use]
+    pub fn topic_with(
+        mut self,
+        part: &'static str,
+        name: &'static str,
+        value: &'static str,
+    ) -> Self {
+        self.topics.retain(|(other, _)| *other != part);
+        self.topics.push((part, vec![(name, value)]));
         self
     }
 
@@ -153,7 +216,11 @@ impl World {
         let cluster = Cluster::at(&broker.bootstrap);
         let topic = |part: &str| format!("{name}-{part}");
         for (part, config) in &self.topics {
-            cluster.create_topic(&topic(part), self.partitions, config);
+            if *part == "in" && !self.replicas.is_empty() {
+                cluster.create_topic_at(&topic(part), &self.replicas, config);
+            } else {
+                cluster.create_topic(&topic(part), self.partitions, config);
+            }
         }
         let socket = folder.path().join("app");
         let door = match self.spec["app"]["contract"]["transport"].as_str() {
@@ -163,24 +230,38 @@ impl World {
         };
         let app = self.app.map(|app| app.start(door));
         let app_process = app.is_none().then(|| echo_process(&folder));
-        let port = match (&app, &app_process) {
+        let mut port = match (&app, &app_process) {
             (Some(app), _) => app.port,
             (None, Some((_, port))) => *port,
             (None, None) => unreachable!("one of the two"),
         };
+        let has = |place| self.lines.contains(&place);
+        let to_broker = has(Place::Broker).then(|| Line::to_kafka(&broker.bootstrap));
+        let of_output = has(Place::Output).then(|| Line::to_kafka(&broker.bootstrap));
+        let to_app = has(Place::App).then(|| Line::to(port));
+        port = to_app.as_ref().map_or(port, |line| line.port);
         let mut spec = self.spec;
         spec["identity"] = format!("tests/stories/{name}").into();
         if spec["connections"].is_null() {
-            let bootstrap = json!([broker.bootstrap]);
-            spec["connections"] =
-                json!({"main": {"kafka": {"bootstrap": bootstrap, "tls": "Off"}}});
+            let properties = &self.properties;
+            let at = |address: String| {
+                let bootstrap: Vec<&str> = address.split(',').collect();
+                json!({"kafka": {"bootstrap": bootstrap, "tls": "Off", "properties": properties}})
+            };
+            let direct = broker.bootstrap.clone();
+            let address = to_broker.as_ref().map_or(direct, Line::address);
+            spec["connections"] = json!({"main": at(address)});
+            if let Some(line) = &of_output {
+                spec["connections"]["output"] = at(line.address());
+            }
         }
         spec["topics"]["partitions"] = self.partitions.into();
         spec["app"]["port"] = port.into();
         spec["app"]["socket"] = json!(socket);
         let input = json!({"connection": "main", "topics": [topic("in")], "startAt": "Earliest"});
+        let connection = of_output.as_ref().map_or("main", |_| "output");
         let output =
-            json!({"connection": "main", "topic": topic("out"), "deadLetter": topic("dlq")});
+            json!({"connection": connection, "topic": topic("out"), "deadLetter": topic("dlq")});
         merge(&mut spec["input"]["kafka"], input);
         merge(&mut spec["output"]["kafka"], output);
         let ordering = match spec["delivery"]["ordering"].as_str() {
@@ -198,6 +279,9 @@ impl World {
             broker,
             cluster,
             once: spec["delivery"]["guarantee"] == "ExactlyOnce",
+            to_broker,
+            of_output,
+            to_app,
             ordering,
             name,
             partitions: self.partitions,
@@ -247,6 +331,9 @@ pub struct Running {
     /// The broker as clients see it.
     pub cluster: Cluster,
     once: bool,
+    to_broker: Option<Line>,
+    of_output: Option<Line>,
+    to_app: Option<Line>,
     ordering: Ordering,
     window: i64,
     name: String,
@@ -274,6 +361,21 @@ impl Running {
     /// The output proxy of the only pod.
     pub fn output(&mut self) -> &mut Process {
         &mut self.pods[0].output
+    }
+
+    /// The line between the pods and the broker.
+    pub fn line_to_broker(&self) -> &Line {
+        self.to_broker.as_ref().expect("a line to the broker")
+    }
+
+    /// The line between the output and the broker.
+    pub fn line_of_output(&self) -> &Line {
+        self.of_output.as_ref().expect("a line of the output")
+    }
+
+    /// The line between the input and the app.
+    pub fn line_to_app(&self) -> &Line {
+        self.to_app.as_ref().expect("a line to the app")
     }
 
     /// Name of the topic that is called `in`, `out` or `dlq`.
@@ -314,29 +416,7 @@ impl Running {
 
     /// Starts to send numbers at this pace, until told to stop.
     pub fn load(&self, per_second: u32, keys: u32) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let writer = self.cluster.writer(&self.topic("in"));
-        let sending = std::thread::spawn(move || {
-            let began = Deadline::after(Duration::ZERO);
-            let mut sent: u32 = 0;
-            while !stopped.load(Memory::Relaxed) {
-                let due = began.elapsed().as_secs_f64() * f64::from(per_second);
-                while f64::from(sent) < due {
-                    let key = format!("key-{}", sent % keys);
-                    writer.write(&Event::of(key, sent.to_string()));
-                    sent += 1;
-                }
-                // The pace of the load.
-                let_pass(Duration::from_millis(5));
-            }
-            assert_eq!(writer.flush(), u64::from(sent));
-            sent
-        });
-        Load {
-            stop,
-            sending: Some(sending),
-        }
+        Load::start(self.cluster.writer(&self.topic("in")), per_second, keys)
     }
 
     /// Waits until every event is settled: the committed positions are the ends of the logs.
@@ -371,6 +451,25 @@ impl Running {
     /// The events as they stand in the input topic.
     pub fn events(&self) -> Vec<Record> {
         self.cluster.read(&self.topic("in"))
+    }
+
+    /// The group's generation when a member committed this partition last (E1, key `g`); waits
+    /// for that.
+    pub fn generation(&self, partition: i32) -> i32 {
+        let commits = self.cluster.commits(&self.group);
+        wait_for("a commit of a member", || {
+            let (_, metadata) = commits.with_metadata(&self.topic("in"), partition)?;
+            let field = metadata.split(';').find_map(|f| f.strip_prefix("g="));
+            // The starter, who is no member, writes 0.
+            field.and_then(|g| g.parse().ok()).filter(|g| *g > 0)
+        })
+    }
+
+    /// Adds partitions to the input topic; later senders know them.
+    pub fn add_partitions(&mut self, count: i32) {
+        self.partitions += count;
+        self.cluster
+            .set_partitions(&self.topic("in"), self.partitions);
     }
 
     /// Creates a topic that was left out.
@@ -513,27 +612,5 @@ impl Running {
         let report =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
         (output.status.code().unwrap_or(-1), report)
-    }
-}
-
-/// Events that keep coming.
-#[derive(Debug)]
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    sending: Option<std::thread::JoinHandle<u32>>,
-}
-
-impl Load {
-    /// Ends it; every event is stored. Tells how many there were.
-    pub fn stop(mut self) -> u32 {
-        self.stop.store(true, Memory::Relaxed);
-        let sending = self.sending.take().expect("it is stopped once");
-        sending.join().expect("the load is stored")
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Memory::Relaxed);
     }
 }

@@ -1,7 +1,10 @@
 //! The stories that depend on the broker, on the real Kafka that `MILLRACE_TEST_KAFKA` names.
 
 use millrace_integration_tests::broker::BrokerKind;
-use millrace_integration_tests::{App, Event, World, tales};
+use millrace_integration_tests::dice::Dice;
+use millrace_integration_tests::soak::{Plan, soak};
+use millrace_integration_tests::tales::{logs, outages};
+use millrace_integration_tests::{App, Event, World, acl, tales};
 use serde_json::json;
 
 /// A world on the real Kafka; `None`, with the reason printed, if there is none.
@@ -190,4 +193,108 @@ fn d_p1_a_wrong_password_is_named_and_never_shown() {
         assert!(!log.contains("panicked"), "{log}");
         assert!(!log.contains("not-the-password"), "{log}");
     }
+}
+
+#[test]
+fn f_1_all_brokers_are_away_beyond_the_session() {
+    let Some(world) = world() else { return };
+    outages::all_brokers_away(world);
+}
+
+#[test]
+fn f_12_the_output_is_cut_off_and_memory_is_flat() {
+    let Some(world) = world() else { return };
+    outages::output_away(world);
+}
+
+#[test]
+fn f_13_a_dead_letter_topic_without_the_right_to_write_holds_its_partition() {
+    let Some(world) = world() else { return };
+    logs::dead_letters_cannot_be_stored(
+        world,
+        |world| acl::forbid_writing(&world.broker.bootstrap, &world.topic("dlq")),
+        |world| acl::permit_everything(&world.broker.bootstrap, &world.topic("dlq")),
+    );
+}
+
+#[test]
+fn f_14_partitions_are_added_while_events_come() {
+    let Some(world) = world() else { return };
+    logs::partitions_are_added(world);
+}
+
+#[test]
+fn f_15_a_topic_made_anew_while_the_block_runs_is_noticed() {
+    let Some(world) = world() else { return };
+    logs::topic_is_made_anew(world);
+}
+
+#[test]
+fn f_15_restored_commits_of_another_topic_halt_the_partition() {
+    let Some(world) = world() else { return };
+    logs::commits_of_another_topic_are_restored(world);
+}
+
+#[test]
+fn f_16_records_that_are_gone_stop_the_partition() {
+    let Some(world) = world() else { return };
+    logs::records_are_gone(world, "Stop");
+}
+
+#[test]
+fn f_16_records_that_are_gone_are_passed_over_if_the_block_says_so() {
+    let Some(world) = world() else { return };
+    logs::records_are_gone(world, "EarliestWithAlarm");
+}
+
+#[test]
+fn f_23_the_first_send_after_a_silence_works_at_once() {
+    let Some(world) = world() else { return };
+    outages::idle_connections_forgotten(world);
+}
+
+#[test]
+fn f_23_a_broker_that_throttles_breaks_nothing() {
+    let Some(world) = world() else { return };
+    outages::throttled(world);
+}
+
+#[test]
+fn f_25_metadata_of_a_newer_version_is_read_past() {
+    let Some(world) = world() else { return };
+    logs::newer_metadata(world);
+}
+
+#[test]
+fn f_26_a_group_of_another_program_is_not_joined() {
+    let Some(world) = world() else { return };
+    logs::foreign_member(world);
+}
+
+#[test]
+fn f_27_stalls_around_the_message_timeout_keep_lanes_in_order() {
+    let Some(world) = world() else { return };
+    outages::stalls_around_the_message_timeout(world);
+}
+
+#[test]
+fn f_27_stalls_around_the_message_timeout_keep_lanes_in_order_in_batches() {
+    let Some(world) = world() else { return };
+    outages::stalls_around_the_message_timeout(world.batch());
+}
+
+#[test]
+fn a_short_soak_loses_nothing_and_keeps_the_order() {
+    let Some(broker) = BrokerKind::kafka() else {
+        return;
+    };
+    let guarantee = "AtLeastOnce";
+    let tally = soak(&Plan {
+        length: std::time::Duration::from_secs(18),
+        broker,
+        guarantee: guarantee.into(),
+        seed: Dice::any_seed(),
+    });
+    assert!(tally.is_good(guarantee), "{tally:?}");
+    assert!(tally.kills > 3, "{tally:?}");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_integration_tests::wait::wait_until;
-use millrace_integration_tests::{App, Event, Say, World, tales};
+use millrace_integration_tests::{App, Event, Say, World, scenario, tales};
 
 #[test]
 fn d_s4_an_input_that_is_asked_to_end_finishes_and_repeats_nothing() {
@@ -53,6 +53,11 @@ fn f_2_inputs_come_and_go_and_each_event_is_answered_once() {
 
 #[test]
 fn f_2_answers_that_come_too_late_for_a_rebalance_are_dropped_and_made_anew() {
+    scenario(
+        "F-2",
+        &["D-G4", "D-W5"],
+        "answers later than delivery.drainRevoke are stale: asked again by the next owner, uncounted",
+    );
     let app = App::saying(|a| {
         let slow = a.text().starts_with("slow") && a.together == 1;
         Say::value(a.text()).after(Duration::from_millis(if slow { 3_000 } else { 1 }))

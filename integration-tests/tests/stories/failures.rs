@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace_integration_tests::wait::wait_until;
 use millrace_integration_tests::world::Running;
-use millrace_integration_tests::{App, Asked, Event, Record, Say, World};
+use millrace_integration_tests::{App, Asked, Event, Record, Say, World, scenario};
 
 fn quick_retries(world: World) -> World {
     world
@@ -33,6 +33,11 @@ fn header(record: &Record, name: &str) -> String {
 
 #[test]
 fn f_6_a_poison_event_is_dead_lettered_at_once_and_its_lane_goes_on() {
+    scenario(
+        "F-6",
+        &["D-L5", "D-D1"],
+        "a poison event is a dead letter at once, after one attempt; its lane goes on",
+    );
     for world in both() {
         let app = App::saying(|asked| match asked.text().as_str() {
             "poison" => Say::status(422),
@@ -267,6 +272,11 @@ fn a_b1_a_malformed_batch_answer_loses_nothing() {
 
 #[test]
 fn f_9_retry_after_pauses_everything_and_counts_no_attempt() {
+    scenario(
+        "F-9",
+        &["D-B5"],
+        "Retry-After in seconds pauses the dispatch and counts no attempt",
+    );
     let app = App::saying(|asked| Say::value(asked.text())).but({
         let told = AtomicBool::new(false);
         move |_| {
@@ -298,6 +308,11 @@ fn f_9_retry_after_pauses_everything_and_counts_no_attempt() {
 }
 
 fn misconfigured_and_mended(code: u16) {
+    scenario(
+        "F-8",
+        &["D-B2", "D-R1"],
+        "a wrong route or secret pauses the block; nothing is acked or dead-lettered; a probe resumes it",
+    );
     let status = Arc::new(AtomicU16::new(code));
     let now = Arc::clone(&status);
     let app = App::echo().but(move |_| match now.load(Ordering::Relaxed) {
@@ -348,6 +363,11 @@ fn f_8_an_app_that_answers_401_pauses_the_block_until_it_is_mended() {
 
 #[test]
 fn f_7_the_storm_guard_keeps_a_bad_release_from_dead_lettering_everything() {
+    scenario(
+        "F-7",
+        &["D-B3"],
+        "a bad release opens the breaker near 100 dead letters; what is held is answered afterwards",
+    );
     let bad = Arc::new(AtomicBool::new(true));
     let is_bad = Arc::clone(&bad);
     let app = App::saying(move |asked| {

@@ -4,14 +4,18 @@
 
 mod answers;
 mod app_faults;
+mod brokers;
 mod cloud_events;
 mod ends;
 mod failures;
 mod laptop;
+mod logs;
 mod once;
 mod outages;
 mod schemas;
 mod sizes;
+mod slow;
+mod soak;
 mod starts;
 mod taps;
 mod transports;

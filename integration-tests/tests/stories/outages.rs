@@ -2,10 +2,15 @@
 //! dead-lettered, work goes on by itself.
 
 use millrace_integration_tests::wait::{let_pass, wait_until};
-use millrace_integration_tests::{App, World};
+use millrace_integration_tests::{App, World, scenario};
 
 #[test]
 fn f_12_an_output_that_is_down_fills_the_budget_and_loses_nothing() {
+    scenario(
+        "F-12",
+        &["D-C1", "D-O4"],
+        "the output is down: budgets fill, nothing is lost",
+    );
     let mut world = World::embedded()
         .app(App::doubler())
         .set("flow.maxInFlight", 200)
@@ -120,6 +125,11 @@ fn everything_at_once_killed_and_started_again_goes_on_where_it_was() {
 
 #[test]
 fn f_27_a_broker_that_stalls_beyond_the_message_timeout_goes_on_in_order() {
+    scenario(
+        "F-27",
+        &["D-L3", "D-O1"],
+        "a broker process that is frozen beyond the message time-out",
+    );
     let mut world = World::embedded_in_files()
         .partitions(4)
         .short_sessions()

@@ -1,6 +1,6 @@
 //! Too large for the app, for the topic, for the dead-letter topic.
 
-use millrace_integration_tests::{App, Event, Out, Say, World};
+use millrace_integration_tests::{App, Event, Out, Say, World, scenario};
 
 const MI: usize = 1 << 20;
 
@@ -13,6 +13,11 @@ fn large(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn f_10_an_event_above_the_limit_of_the_app_is_dead_lettered_and_others_pass() {
+    scenario(
+        "F-10",
+        &["D-C1", "D-D2"],
+        "above the fetch limit it is still delivered, above app.maxRequestBytes it is a dead letter",
+    );
     for world in [World::embedded(), World::embedded().batch()] {
         let world = world
             .partitions(1)
@@ -59,6 +64,11 @@ fn f_10_an_event_above_the_limit_of_the_app_is_dead_lettered_and_others_pass() {
 
 #[test]
 fn f_11_a_result_above_the_limit_of_the_topic_is_dead_lettered_and_none_of_its_event_is_sent() {
+    scenario(
+        "F-11",
+        &["D-O3", "P-8"],
+        "a result above the topic's limit is refused before any result of its event is sent",
+    );
     let app = App::saying(|asked| match asked.text().as_str() {
         "one" => Say::value(large(2 * MI)),
         "second" => Say::results(vec![Out::value("small"), Out::value(large(2 * MI))]),
