@@ -1,6 +1,8 @@
-//! When a batch is full or due (D-C3).
+//! When a batch is full or due, and how large it may be (D-C3).
 //!
 //! Invariant: the batcher lingers only while calls are open; an idle app never waits for it.
+//! Invariant: batches grow only after a round of full ones that were all answered in time, and
+//! shrink at most once for calls that were open together.
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ pub struct Settings {
     pub linger: Duration,
     /// Consecutive events of one lane in one batch.
     pub per_lane_max: usize,
+    /// `batch.targetP99`, if the number of events follows it (`batch.adaptive`).
+    pub target_p99: Option<Duration>,
 }
 
 impl Settings {
@@ -26,7 +30,80 @@ impl Settings {
         bytes_max: usize::MAX,
         linger: Duration::ZERO,
         per_lane_max: 1,
+        target_p99: None,
     };
+}
+
+/// Events of a call where `batch.adaptive` begins.
+const START: f64 = 10.0;
+const GROW: f64 = 1.5;
+/// Full calls that have to be answered in time before batches grow: the 99th percentile of so
+/// few is the slowest.
+const ROUND: u32 = 20;
+
+/// How many events a call may have.
+#[derive(Debug)]
+pub struct Size {
+    target_p99: Option<Duration>,
+    max: f64,
+    limit: f64,
+    /// Full calls of this round that were answered in time.
+    in_time: u32,
+    /// Calls that were sent before this have shrunk the batches already.
+    shrunk_at: Option<Time>,
+}
+
+impl Size {
+    /// As large as allowed, or where learning begins.
+    pub fn new(settings: &Settings) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "batches are small")]
+        let max = settings.records_max.max(1) as f64;
+        Self {
+            target_p99: settings.target_p99,
+            max,
+            limit: settings.target_p99.map_or(max, |_| START.min(max)),
+            in_time: 0,
+            shrunk_at: None,
+        }
+    }
+
+    /// Events of one call at most, now.
+    pub fn limit(&self) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the limit lies between 1 and records_max"
+        )]
+        let limit = self.limit as usize;
+        limit
+    }
+
+    /// A call with so many events was answered after this long.
+    pub fn answered(&mut self, events: usize, took: Duration) {
+        let Some(target) = self.target_p99 else {
+            return;
+        };
+        if took >= target {
+            self.in_time = 0;
+        } else if events >= self.limit() {
+            self.in_time += 1;
+            if self.in_time >= ROUND {
+                self.in_time = 0;
+                self.limit = (self.limit * GROW).min(self.max);
+            }
+        }
+    }
+
+    /// A call was too large for the app, or not answered in time.
+    pub fn too_large(&mut self, sent: Time, now: Time) {
+        let known = self.shrunk_at.is_some_and(|at| sent.boot < at.boot);
+        if self.target_p99.is_none() || known {
+            return;
+        }
+        self.limit = (self.limit / 2.0).max(1.0);
+        self.in_time = 0;
+        self.shrunk_at = Some(now);
+    }
 }
 
 /// What waits to be sent.
@@ -84,6 +161,7 @@ mod tests {
             bytes_max: 1 << 20,
             linger: Duration::from_millis(5),
             per_lane_max: 1,
+            target_p99: None,
         };
         let check = |events, open_calls, now, expected: Cut| {
             let waiting = Waiting {

@@ -15,7 +15,9 @@ mod dispatch;
 mod flow;
 pub mod io;
 mod lag;
+mod parking;
 mod partitions;
+mod pod_crash;
 mod publishing;
 pub mod settings;
 pub mod state;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use self::io::{CallId, CommitId, Effect, Input, Membership, Operator};
 pub use self::settings::Settings;
 use self::tenure::{Counters, EventRef, Place, Tenure, TenureId, Work};
+use crate::batcher::Size;
 use crate::breaker::Breaker;
 use crate::position::Partition;
 use crate::time::Time;
@@ -51,6 +54,7 @@ pub struct Intake {
     topics_seen: BTreeMap<Arc<str>, u32>,
 
     window: Window,
+    batch_size: Size,
     breaker: Breaker,
     app: App,
     /// A connection to the app died after the open question about its health was put.
@@ -128,6 +132,7 @@ impl Intake {
             former: BTreeMap::new(),
             topics_seen: BTreeMap::new(),
             window: Window::new(settings.concurrency),
+            batch_size: Size::new(&settings.batch),
             breaker: Breaker::new(settings.breaker),
             app: App::Reachable,
             died_since_asked: false,
@@ -213,6 +218,7 @@ impl Intake {
     /// Does everything that is due, in the order in which one thing enables the next.
     fn turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
         self.wake_retries(now, effects);
+        self.advance_parking(now);
         self.ask_app(now, effects);
         self.read_again(now, effects);
         self.dispatch(now, effects);
@@ -245,6 +251,7 @@ impl Intake {
             self.next_commit(now),
             self.next_read(),
             self.next_revocation(),
+            self.next_unpark(now),
         ]
         .into_iter()
         .flatten()
@@ -270,6 +277,7 @@ impl Intake {
                 position,
                 reason,
             } => self.skip(&partition, position, reason, now),
+            Operator::Unpark { partition, lane } => self.unpark(partition.as_ref(), lane),
         }
     }
 

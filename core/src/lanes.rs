@@ -49,6 +49,25 @@ impl LaneId {
     }
 }
 
+/// Names a lane for longer than a process lives: its hash has no seed (E1, key `l`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LaneHash(pub u64);
+
+impl LaneHash {
+    /// The lane of an event; `None` if it has no order.
+    pub fn of(ordering: Ordering, key: Option<&[u8]>) -> Option<Self> {
+        match (ordering, key) {
+            (Ordering::None, _) | (Ordering::Key, None) => None,
+            (Ordering::Partition, _) => Some(Self(1)),
+            (Ordering::Key, Some(key)) => {
+                let mut hasher = SipHasher13::new();
+                hasher.write(key);
+                Some(Self(hasher.finish()))
+            }
+        }
+    }
+}
+
 /// The lanes of one partition.
 #[derive(Debug, Default)]
 pub struct Lanes {
@@ -104,6 +123,22 @@ impl Lanes {
                 let number = lane.queue.pop_front().expect("a ready lane has an event");
                 Some((LaneId(id), number))
             }
+        }
+    }
+
+    /// Lets this event be the next one that is taken, if it may be taken at all.
+    pub fn prefer(&mut self, number: Number) {
+        let first = |ready: &Ready| match ready {
+            Ready::Alone(alone) => *alone == number,
+            Ready::Lane(id) => self
+                .lanes
+                .get(id)
+                .is_some_and(|lane| lane.queue.front() == Some(&number)),
+        };
+        if let Some(index) = self.ready.iter().position(first)
+            && let Some(ready) = self.ready.remove(index)
+        {
+            self.ready.push_front(ready);
         }
     }
 

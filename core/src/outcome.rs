@@ -95,6 +95,9 @@ pub struct Failure {
     pub retry_after: Option<RetryAfter>,
 }
 
+/// The code of a failure without an answer before the deadline.
+pub const TIMED_OUT: &str = "timeout";
+
 /// What sort of failure it is, where the class alone does not say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FailureKind {

@@ -36,11 +36,15 @@ pub enum Rule {
     TransactionLedger,
     /// D-E5: what was in an aborted transaction goes again.
     AbortedAgain,
+    /// D-L5: after a dead letter the lane is parked, also for the next owner.
+    Parking,
+    /// D-B7: after unclean ends events go one at a time, and the ledger names which.
+    PodCrash,
 }
 
 impl Rule {
     /// Every rule, for tests that switch each off in turn.
-    pub const EACH: [Self; 14] = [
+    pub const EACH: [Self; 16] = [
         Self::ContiguousWatermark,
         Self::StoredThenTerminal,
         Self::LaneExclusion,
@@ -55,6 +59,8 @@ impl Rule {
         Self::GroupMetadata,
         Self::TransactionLedger,
         Self::AbortedAgain,
+        Self::Parking,
+        Self::PodCrash,
     ];
 }
 

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use millrace_core::batcher::{self, Size};
 use millrace_core::lanes::{LaneId, Lanes, Ordering};
 use millrace_core::ledger::{Delivered, Ledger};
 use millrace_core::position::Position;
 use millrace_core::rules::Rules;
+use millrace_core::time::Time;
 use millrace_core::window::{Concurrency, Window};
 use proptest::prelude::*;
 
@@ -101,6 +103,46 @@ proptest! {
             out.insert(number);
         }
         prop_assert_eq!(done.len(), keys.len(), "everything comes out in the end");
+    }
+
+    /// D-C3: batches stay between one event and the maximum, grow only after a round of full ones
+    /// in time, by half, and shrink by half at most.
+    #[test]
+    fn d_c3_batches_grow_in_small_steps_and_only_while_the_app_keeps_up(
+        max in 1usize..300,
+        steps in prop::collection::vec((0u8..8, 1u64..200), 0..600),
+    ) {
+        let settings = batcher::Settings {
+            records_max: max,
+            target_p99: Some(Duration::from_millis(100)),
+            ..batcher::Settings::SINGLE
+        };
+        let mut size = Size::new(&settings);
+        prop_assert_eq!(size.limit(), max.min(10));
+        let mut now = Time { boot: Duration::ZERO, wall_ms: 0 };
+        let mut full_in_time = 0;
+        for (step, ms) in steps {
+            let sent = now;
+            now = now.plus(Duration::from_millis(ms));
+            let before = size.limit();
+            if step == 0 {
+                size.too_large(sent, now);
+                prop_assert!(size.limit() >= (before / 2).max(1) && size.limit() <= before);
+                let shrunk = size.limit();
+                size.too_large(sent, now);
+                prop_assert_eq!(size.limit(), shrunk, "calls that were open together shrink once");
+                full_in_time = 0;
+            } else {
+                size.answered(before, Duration::from_millis(ms));
+                full_in_time = if ms < 100 { full_in_time + 1 } else { 0 };
+                if size.limit() > before {
+                    prop_assert!(full_in_time >= 20, "it grew after {full_in_time}");
+                    prop_assert!(size.limit() <= before + before.div_ceil(2) + 1);
+                    full_in_time = 0;
+                }
+            }
+            prop_assert!((1..=max).contains(&size.limit()), "{}", size.limit());
+        }
     }
 
     /// D-C2: the limit stays between 1 and the maximum, and open calls never pass it.

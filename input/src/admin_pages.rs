@@ -9,8 +9,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use millrace_core::intake::io::Operator;
 use millrace_core::intake::state::State;
+use millrace_core::lanes::{LaneHash, Ordering};
 use millrace_core::position::{Partition, Position};
 use millrace_service::shutdown::Shutdown;
 use millrace_service::time::clock;
@@ -33,6 +36,8 @@ pub(crate) struct Desk {
     pub(crate) tap: Tap,
     /// `admin.tapPayloads`.
     pub(crate) tap_payloads: bool,
+    /// `delivery.ordering`: what a key's lane is.
+    pub(crate) ordering: Ordering,
 }
 
 /// The routes below `/v1`.
@@ -48,6 +53,7 @@ pub(crate) fn routes(desk: Desk) -> Router {
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/skip", post(skip))
+        .route("/unpark", post(unpark))
         .route("/drain", post(drain))
         .with_state(desk)
 }
@@ -102,6 +108,7 @@ async fn partitions(Shared(desk): Shared<Desk>) -> Response {
                 "filtered": p.counters.filtered,
                 "deadLettered": p.counters.dead_lettered,
                 "dropped": p.counters.dropped,
+                "parkedLanes": p.parked.len(),
             })
         })
         .collect();
@@ -113,6 +120,7 @@ async fn partitions(Shared(desk): Shared<Desk>) -> Response {
         "appReachable": state.app_reachable,
         "outputConnected": state.output_connected,
         "concurrencyLimit": state.concurrency_limit,
+        "batchLimit": state.batch_limit,
         "callsOpen": state.calls_open,
         "retries": state.retries,
         "resends": state.resends,
@@ -217,6 +225,72 @@ async fn skip(Shared(desk): Shared<Desk>, Json(body): Json<Value>) -> Response {
         reason: reason.to_owned(),
     })
     .await
+}
+
+/// `{"topic": "t", "partition": 0, "key": "k"}` or `keyBase64`; what is left out means all (D-L5).
+async fn unpark(Shared(desk): Shared<Desk>, body: Option<Json<Value>>) -> Response {
+    let body = body.map_or(Value::Null, |Json(body)| body);
+    let (partition, lane) = match unparked(&body, desk.ordering) {
+        Ok(chosen) => chosen,
+        Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, message),
+    };
+    let Some(state) = desk.state().await else {
+        return ended();
+    };
+    let chosen = state.partitions.iter().filter(|p| {
+        partition
+            .as_ref()
+            .is_none_or(|wanted| *wanted == p.partition)
+    });
+    let lanes: usize = chosen
+        .map(|p| {
+            let parked = p.parked.iter();
+            parked
+                .filter(|parked| lane.is_none_or(|lane| **parked == lane))
+                .count()
+        })
+        .sum();
+    let operator = Operator::Unpark { partition, lane };
+    match desk.driver.send(Command::Operate(operator)).await {
+        Ok(()) => Json(json!({"unparked": lanes})).into_response(),
+        Err(_) => ended(),
+    }
+}
+
+/// The partition and the lane that a body names.
+fn unparked(
+    body: &Value,
+    ordering: Ordering,
+) -> Result<(Option<Partition>, Option<LaneHash>), &'static str> {
+    let topic = body.get("topic").map(Value::as_str);
+    let number = body.get("partition").map(|number| {
+        number
+            .as_i64()
+            .and_then(|number| i32::try_from(number).ok())
+    });
+    let partition = match (topic, number) {
+        (None, None) => None,
+        (Some(Some(topic)), Some(Some(number))) => Some(Partition::new(topic, number)),
+        _ => return Err("topic and partition go together, a text and a number"),
+    };
+    let key = match (body.get("key"), body.get("keyBase64")) {
+        (None, None) => None,
+        (Some(Value::String(key)), None) => Some(key.clone().into_bytes()),
+        (None, Some(Value::String(key))) => Some(
+            STANDARD
+                .decode(key)
+                .map_err(|_| "keyBase64 is not base64")?,
+        ),
+        _ => return Err("give key as text, or keyBase64"),
+    };
+    let lane = match &key {
+        None => None,
+        Some(key) => {
+            let lane = LaneHash::of(ordering, Some(key));
+            Some(lane.ok_or("with delivery.ordering: None there are no lanes to park")?)
+        }
+    };
+    Ok((partition, lane))
 }
 
 async fn drain(Shared(desk): Shared<Desk>) -> Response {

@@ -274,6 +274,19 @@ fn report(fact: &Fact) {
         } => {
             warn!(%partition, seconds = unmoved.as_secs(), waits_for, %details, "partition stands still although there is work")
         }
+        Fact::PodCrashes {
+            partition,
+            times,
+            until,
+        } => {
+            warn!(%partition, times, %until, "owners of this partition ended uncleanly; its events are answered one at a time until this position, to find the one that kills the pod")
+        }
+        Fact::ParkingFull {
+            partition,
+            position,
+        } => {
+            error!(%partition, %position, "as many keys are parked as a commit can name; this event and its key wait (millrace dlq unpark)")
+        }
         Fact::StoreFailed { partition, message } => {
             warn!(%partition, error = %message, "results were not stored, sending them again")
         }
@@ -287,3 +300,6 @@ fn report(fact: &Fact) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

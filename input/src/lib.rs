@@ -171,6 +171,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         tap: tap.clone(),
         tap_payloads: block.admin.tap_payloads,
+        ordering: settings::ordering(&block),
     };
     let state = Arc::new(std::sync::Mutex::new(None));
     let latest = Arc::clone(&state);

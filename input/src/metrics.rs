@@ -222,6 +222,11 @@ fn gauges(partition: &PartitionState, labels: &Labels<'_>, now_ms: i64, scrape: 
             "Share of the waiting events in the fullest lane, 0 to 1.",
             partition.hot_lane_share,
         ),
+        (
+            "millrace_parked_lanes",
+            "Keys whose events are dead-lettered (deadLetter.onDeadLetter: ParkKey).",
+            partition.parked.len() as f64,
+        ),
     ] {
         scrape.gauge(name, help, labels, value);
     }
@@ -243,6 +248,7 @@ fn gauges(partition: &PartitionState, labels: &Labels<'_>, now_ms: i64, scrape: 
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
 fn process(state: &State, scrape: &mut Scrape<'_>) {
     if let Some(replicas) = state.desired_replicas {
         let help = "Replicas that the backlog of these partitions wants.";
@@ -257,6 +263,12 @@ fn process(state: &State, scrape: &mut Scrape<'_>) {
         "Requests that may be open at the app.",
         &[],
         limit,
+    );
+    scrape.gauge(
+        "millrace_app_batch_limit_records",
+        "Events that a request to the app may have.",
+        &[],
+        state.batch_limit as f64,
     );
     for cause in [Cause::Failures, Cause::Misconfigured, Cause::Storm] {
         let open = if state.breaker == Some(cause) {

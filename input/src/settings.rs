@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use millrace_core::contract::app::{CallContext, ContentMode, EmptyBody, RequestMode};
 use millrace_core::contract::block::{
-    self, Block, DrainRevoke, InputSource, OrderedResults, OversizedDeadLetter, OversizedRequest,
-    RequestKind,
+    self, Block, DrainRevoke, InputSource, OnDeadLetter, OrderedResults, OversizedDeadLetter,
+    OversizedRequest, RequestKind,
 };
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss};
+use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss, Parking};
 use millrace_core::lanes::Ordering;
 use millrace_core::limits;
 use millrace_core::rules::Rules;
@@ -36,11 +36,7 @@ pub(crate) fn intake(
                 records: delivery.transaction.records,
             },
         },
-        ordering: match delivery.ordering {
-            block::Ordering::Key => Ordering::Key,
-            block::Ordering::Partition => Ordering::Partition,
-            block::Ordering::None => Ordering::None,
-        },
+        ordering: ordering(block),
         window: delivery.window,
         commit_interval: delivery.commit_interval,
         commit_records: delivery.commit_records,
@@ -64,6 +60,7 @@ pub(crate) fn intake(
                 bytes_max: size(block.batch.max_bytes),
                 linger: block.batch.linger,
                 per_lane_max: size(block.batch.max_per_lane),
+                target_p99: block.batch.adaptive.then_some(block.batch.target_p99),
             },
         },
         tolerate_reordering: block.batch.ordered_results == OrderedResults::Tolerate,
@@ -85,9 +82,22 @@ pub(crate) fn intake(
             InputSource::Kafka(kafka) => data_loss(kafka.on_data_loss),
             InputSource::EventHubs(hub) => data_loss(hub.on_data_loss),
         },
+        parking: (block.dead_letter.on_dead_letter == OnDeadLetter::ParkKey).then_some(Parking {
+            ttl: block.dead_letter.park_ttl,
+            lanes_max: limits::LEDGER_PARKED_MAX,
+        }),
         truncate_dead_letters: block.dead_letter.oversized == OversizedDeadLetter::Truncate,
         stall_after: limits::STALL_AFTER,
         rules: Rules::ALL,
+    }
+}
+
+/// `delivery.ordering`.
+pub(crate) fn ordering(block: &Block) -> Ordering {
+    match block.delivery.ordering {
+        block::Ordering::Key => Ordering::Key,
+        block::Ordering::Partition => Ordering::Partition,
+        block::Ordering::None => Ordering::None,
     }
 }
 

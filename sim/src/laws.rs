@@ -12,9 +12,10 @@ mod truth;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use millrace_core::contract::commit::{Metadata, UnknownKeys};
-use millrace_core::intake::io::{CallId, CommitId, Input, Link, TokensRead};
+use millrace_core::contract::commit::{CrashState, Metadata, UnknownKeys};
+use millrace_core::intake::io::{CallId, CommitId, Input, Link, Operator, TokensRead};
 use millrace_core::intake::state::State;
+use millrace_core::lanes::{LaneHash, Ordering};
 use millrace_core::position::{Partition, Position};
 
 pub(crate) use self::truth::Source;
@@ -70,6 +71,10 @@ pub enum Law {
     /// D-B6: who is dead-lettered for crashing the app was there when it died, again and again,
     /// and alone at the end.
     Blame,
+    /// D-B7: an event of a suspect range is at the app alone, and the stored commit names it.
+    Named,
+    /// D-L5: nothing of a lane goes to the app behind its dead letter as long as it is parked.
+    Parked,
     /// The consumer client is used as it can be.
     Client,
     /// P-1 to P-8: the output understands and accepts every frame.
@@ -122,9 +127,15 @@ pub(crate) struct Laws {
     expired: BTreeSet<(usize, usize)>,
     window: u64,
     per_lane_max: usize,
+    batch_records_max: usize,
     in_flight_max: u64,
     once: bool,
     ttl: bool,
+    /// Commits of owners that ended uncleanly, by the event that they name.
+    named: BTreeMap<(usize, Position), BTreeSet<String>>,
+    /// Whether lanes are parked, for longer than a run takes.
+    parks: bool,
+    lanes: BTreeMap<LaneHash, u32>,
     muted: Option<Law>,
 }
 
@@ -153,6 +164,15 @@ struct Tenure {
     owed: BTreeMap<u32, BTreeSet<usize>>,
     /// The last event of a lane that was sent for the first time.
     last_sent: BTreeMap<u32, usize>,
+    /// What the last stored commit says about unclean ends, and where it stands.
+    crash: Option<(Position, CrashState)>,
+    /// Lanes that are parked, and those that ever were.
+    parked: BTreeSet<u32>,
+    ever_parked: BTreeSet<u32>,
+    /// Behind the last event handed over.
+    end: Position,
+    /// An operator let every lane go on when this was the end.
+    unparked_at: Position,
 }
 
 /// One input process, as the laws see it.
@@ -185,8 +205,17 @@ struct Deaths {
 struct OpenCommit {
     id: CommitId,
     sent: Duration,
-    /// Partition, tenure, position.
-    offsets: Vec<(usize, u64, Position)>,
+    offsets: Vec<Covered>,
+}
+
+/// What a commit says of one partition.
+#[derive(Debug)]
+struct Covered {
+    partition: usize,
+    tenure: u64,
+    position: Position,
+    /// What it says about unclean ends.
+    crash: Option<CrashState>,
 }
 
 /// An event that a tenure has given away for a while.
@@ -202,6 +231,28 @@ struct Sent {
 const IDLE_TURNS_MAX: u32 = 3;
 /// Ticks without any effect in one virtual second.
 const IDLE_TICKS_MAX: u32 = 400;
+
+/// A lane that is parked for so long stays parked to the end of a run.
+const PARKED_FOR_GOOD: Duration = Duration::from_secs(3_600);
+
+/// The lane, as the truth counts them, of each hash that a ledger can name.
+fn lanes(ordering: Ordering, logs: &[Log]) -> BTreeMap<LaneHash, u32> {
+    let mut lanes = BTreeMap::new();
+    let mut keys = BTreeMap::new();
+    for record in logs.iter().flat_map(|log| &log.records) {
+        let Some(hash) = LaneHash::of(ordering, record.key.as_deref()) else {
+            continue;
+        };
+        let next = u32::try_from(keys.len() + 1).expect("few keys");
+        let lane = if ordering == Ordering::Partition {
+            1
+        } else {
+            *keys.entry(record.key.clone()).or_insert(next)
+        };
+        lanes.insert(hash, lane);
+    }
+    lanes
+}
 
 fn index_of(partition: &Partition) -> usize {
     usize::try_from(partition.number()).expect("partitions count from zero")
@@ -220,9 +271,15 @@ impl Laws {
             expired: BTreeSet::new(),
             window: settings.window,
             per_lane_max: settings.batch.per_lane_max,
+            batch_records_max: settings.batch.records_max,
             in_flight_max: settings.in_flight_max as u64 + fetched,
             once: scenario.once,
             ttl: settings.ttl.is_some(),
+            named: BTreeMap::new(),
+            parks: settings
+                .parking
+                .is_some_and(|parking| parking.ttl >= PARKED_FOR_GOOD),
+            lanes: lanes(settings.ordering, logs),
             muted: scenario.muted,
         }
     }
@@ -281,6 +338,12 @@ impl Laws {
             Input::Fetched { batches } => {
                 let process = self.processes.entry(who.pod).or_default();
                 for batch in batches {
+                    let key = (who.pod, index_of(&batch.partition));
+                    if let (Some(tenure), Some(last)) =
+                        (self.tenures.get_mut(&key), batch.events.last())
+                    {
+                        tenure.end = tenure.end.max(last.position().next());
+                    }
                     *process
                         .records
                         .entry(index_of(&batch.partition))
@@ -299,13 +362,26 @@ impl Laws {
                 }
             }
             Input::Committed { commit, outcome } => self.commit_ended(who, *commit, outcome),
+            Input::Operator(Operator::Unpark { .. }) => {
+                for ((pod, _), tenure) in &mut self.tenures {
+                    if *pod == who.pod {
+                        tenure.parked.clear();
+                        tenure.unparked_at = tenure.end;
+                    }
+                }
+            }
             Input::Rejoined => self.rejoins(who),
             Input::TokensRead { read: Err(_), .. }
             | Input::OutOfRange { .. }
             | Input::GroupMetadata { .. }
             | Input::AppProbed { .. }
             | Input::LogEnds(_)
-            | Input::Operator(_)
+            | Input::Operator(
+                Operator::Pause
+                | Operator::Resume { .. }
+                | Operator::Skip { .. }
+                | Operator::Renew { .. },
+            )
             | Input::Drain { .. }
             | Input::Tick => {}
         }
@@ -329,6 +405,11 @@ impl Laws {
             stored: BTreeSet::new(),
             owed: BTreeMap::new(),
             last_sent: BTreeMap::new(),
+            crash: None,
+            parked: BTreeSet::new(),
+            ever_parked: BTreeSet::new(),
+            end: Position::START,
+            unparked_at: Position::START,
         };
         self.tenures.insert((who.pod, partition), tenure);
     }
@@ -354,6 +435,18 @@ impl Laws {
                         })
                         .map(|delta| own.position.plus(delta))
                         .collect();
+                    let crash = metadata.ledger.crash.filter(|crash| !crash.clean);
+                    if let Some(named) = crash.and_then(|crash| crash.named) {
+                        self.named
+                            .entry((index_of(partition), own.position.plus(named.delta)))
+                            .or_default()
+                            .insert(own.metadata.clone());
+                    }
+                    let parked = metadata.ledger.parked.iter();
+                    tenure.parked = parked
+                        .filter_map(|parked| self.lanes.get(&parked.lane).copied())
+                        .collect();
+                    tenure.ever_parked.clone_from(&tenure.parked);
                     let attempts = &metadata.ledger.attempts;
                     tenure.attempts = attempts
                         .iter()

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss};
+use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss, Parking};
 use millrace_core::lanes::Ordering;
 use millrace_core::rules::Rules;
 use millrace_core::token::ReleaseId;
@@ -88,6 +88,7 @@ pub struct Scenario {
     storm_records_min: u32,
     call_timeout: Duration,
     ttl: Option<Duration>,
+    parking: Option<Parking>,
 }
 
 /// How many events of a thousand are of which kind.
@@ -105,6 +106,7 @@ pub struct Natures {
     pub oversized: u64,
     pub unstorable: u64,
     pub redriven: u64,
+    pub deadly: u64,
 }
 
 /// Mean time between faults of one kind (`None`: never), or how many of a thousand go wrong.
@@ -156,6 +158,9 @@ impl Scenario {
             bytes_max: r.pick(&[300, 2_000, 1 << 20]),
             linger: r.ms(0, 20),
             per_lane_max: per_lane_max.min(records_max),
+            target_p99: later
+                .permille(300)
+                .then(|| Duration::from_millis(later.pick(&[20, 500, 5_000]))),
         };
         Self {
             seed,
@@ -173,7 +178,14 @@ impl Scenario {
             app_batch_max: r.pick(&[1, 3, 1_000, 1_000]),
             app_ms: r.pick(&[(5, 50), (50, 400), (300, 3_000)]),
             credit: r.pick(&[2_000, 20_000, 8 << 20]),
-            natures: natures(r),
+            natures: Natures {
+                deadly: if !calm && later.permille(150) {
+                    later.between(1, 8)
+                } else {
+                    0
+                },
+                ..natures(r)
+            },
             faults: Faults {
                 app_killed: later
                     .permille(300)
@@ -210,7 +222,16 @@ impl Scenario {
             storm_records_min: r.pick(&[5, 30, 100]),
             call_timeout: r.ms(1_000, 15_000),
             ttl: r.permille(50).then(|| Duration::from_secs(60)),
+            parking: later.permille(200).then(|| Parking {
+                ttl: Duration::from_secs(later.pick(&[2, 20, 3_600])),
+                lanes_max: later.pick(&[1, 2, 32]),
+            }),
         }
+    }
+
+    /// Whether lanes are parked.
+    pub fn parks(&self) -> bool {
+        self.parking.is_some()
     }
 
     /// What the intake machines are told.
@@ -258,6 +279,7 @@ impl Scenario {
             request_bytes_max: REQUEST_BYTES_MAX,
             ttl: self.ttl,
             on_data_loss: OnDataLoss::Stop,
+            parking: self.parking,
             truncate_dead_letters: true,
             stall_after: STALL_AFTER,
             rules,
@@ -291,6 +313,7 @@ fn natures(r: &mut Random) -> Natures {
         oversized: some(30),
         unstorable: some(40),
         redriven: some(50),
+        deadly: 0,
     }
 }
 

@@ -284,6 +284,7 @@ impl World {
             Happening::LoseNotice(who, client, member) => self.lose_notice(who, client, member)?,
             Happening::AppAnswer(who, call) => self.app_answer(who, call)?,
             Happening::AppCrash(who, call) => self.app_crash(who, call),
+            Happening::PodDies(who, call) => self.pod_dies(who, call),
             Happening::ConnectionLost(who, call, death) => {
                 self.connection_lost(who, call, death)?;
             }

@@ -95,7 +95,7 @@ fn a_regression_survives_its_file() {
 }
 
 /// What the world has to do to the machines, as the trace tells it.
-const TROUBLE: [&str; 40] = [
+const TROUBLE: [&str; 44] = [
     "<- Lost(",
     "<- Revoking(",
     "<- Rejoined",
@@ -128,6 +128,10 @@ const TROUBLE: [&str; 40] = [
     "too large",
     "abandoned",
     "the app of pod",
+    "dies of a call",
+    "PodCrashes {",
+    "the pod ended uncleanly",
+    "ParkingFull {",
     "reason: \"app_crash\"",
     "reason: \"retries_exhausted\"",
     "reason: \"max_age\"",

@@ -25,6 +25,9 @@ fn law_of(rule: Rule) -> Law {
         Rule::GroupMetadata => Law::RevokeExclusion,
         Rule::TransactionLedger => Law::Once,
         Rule::AbortedAgain => Law::Conservation,
+        Rule::Parking => Law::Parked,
+        // The event that kills the pod kills it for ever.
+        Rule::PodCrash => Law::Liveness,
     }
 }
 

@@ -13,6 +13,9 @@ use millrace_core::contract::block::OutputSink;
 use millrace_core::event::Event;
 use millrace_core::position::Partition;
 
+mod unpark;
+
+use self::unpark::Unpark;
 use super::document_or_complaint;
 use crate::Ending;
 use crate::connect::{Brokers, Cluster, From};
@@ -29,7 +32,8 @@ const REDRIVES_MAX: u32 = 3;
 Examples:
   millrace dlq ls block.yaml
   millrace dlq show block.yaml 0/17
-  millrace dlq replay block.yaml --reason retries_exhausted")]
+  millrace dlq replay block.yaml --reason retries_exhausted
+  millrace dlq unpark block.yaml --key customer-17")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -41,6 +45,7 @@ enum Verb {
     Show(Show),
     Export(Export),
     Replay(Replay),
+    Unpark(Unpark),
 }
 
 /// List dead letters: where, why, and from where
@@ -146,6 +151,7 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
         Verb::Show(show) => &show.choice,
         Verb::Export(export) => &export.choice,
         Verb::Replay(replay) => &replay.choice,
+        Verb::Unpark(unpark) => return unpark.run(screen).await,
     };
     let chosen = match choice.open(screen)? {
         Ok(chosen) => chosen,
@@ -175,6 +181,7 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
             }
             self::replay(replay, &chosen, screen).await
         }
+        Verb::Unpark(_) => unreachable!("it reads no topic and has returned"),
     }
 }
 

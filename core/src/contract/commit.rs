@@ -12,6 +12,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::lanes::LaneHash;
 use crate::limits::{
     COMMIT_METADATA_BYTES_MAX, LEDGER_ATTEMPTS_MAX, LEDGER_PARKED_MAX, WINDOW_POSITIONS_MAX,
 };
@@ -44,8 +45,17 @@ pub struct LedgerImage {
     pub attempts: Vec<Attempted>,
     /// Pod-crash state (`u`, D-B7).
     pub crash: Option<CrashState>,
-    /// Hashes of parked lanes; the first 32 are stored (`l`, D-L5).
-    pub parked: Vec<u64>,
+    /// Parked lanes; the first 32 are stored (`l`, D-L5).
+    pub parked: Vec<Parked>,
+}
+
+/// A lane whose events are dead-lettered without being answered (D-L5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parked {
+    /// Which.
+    pub lane: LaneHash,
+    /// Unix seconds at which it was parked; `deadLetter.parkTtl` counts from there.
+    pub since_s: u32,
 }
 
 /// The attempts of one event.
@@ -66,8 +76,19 @@ pub struct CrashState {
     pub clean: bool,
     /// Owners in a row that did not.
     pub count: u32,
-    /// End of the suspect range.
+    /// Length of the suspect range, from the offset on.
     pub range: u64,
+    /// The event that is alone at the app.
+    pub named: Option<Named>,
+}
+
+/// An event that may be what kills the pod (D-B7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// Its position above the offset.
+    pub delta: u64,
+    /// Unclean ends in a row, before this owner, at which it was the named one.
+    pub times: u32,
 }
 
 /// What to do with keys of a newer version (D-W7).
@@ -256,10 +277,20 @@ impl LedgerImage {
                     crash.range
                 ),
             );
+            if let Some(named) = crash.named {
+                put(text, format_args!(":{}:{}", named.delta, named.times));
+            }
         }
         if !self.parked.is_empty() {
             let parked = self.parked.iter().take(LEDGER_PARKED_MAX);
-            let bytes: Vec<u8> = parked.flat_map(|lane| lane.to_be_bytes()).collect();
+            let bytes: Vec<u8> = parked
+                .flat_map(|parked| {
+                    let mut bytes = [0; PARKED_BYTES];
+                    bytes[..8].copy_from_slice(&parked.lane.0.to_be_bytes());
+                    bytes[8..].copy_from_slice(&parked.since_s.to_be_bytes());
+                    bytes
+                })
+                .collect();
             text.push_str(";l=");
             URL_SAFE_NO_PAD.encode_string(bytes, text);
         }
@@ -297,7 +328,17 @@ fn attempts(text: &str) -> Option<Vec<Attempted>> {
 }
 
 fn crash(text: &str) -> Option<CrashState> {
-    let [clean, count, range] = split(text, ':')?;
+    let (state, named) = match split::<5>(text, ':') {
+        Some([clean, count, range, delta, times]) => {
+            let named = Named {
+                delta: decimal(delta).filter(|delta| *delta < WINDOW_POSITIONS_MAX)?,
+                times: decimal(times)?,
+            };
+            ([clean, count, range], Some(named))
+        }
+        None => (split(text, ':')?, None),
+    };
+    let [clean, count, range] = state;
     let clean = match clean {
         "0" => false,
         "1" => true,
@@ -307,14 +348,24 @@ fn crash(text: &str) -> Option<CrashState> {
         clean,
         count: decimal(count)?,
         range: decimal(range)?,
+        named,
     })
 }
 
-fn parked(text: &str) -> Option<Vec<u64>> {
+/// A hash and a time.
+const PARKED_BYTES: usize = 12;
+
+fn parked(text: &str) -> Option<Vec<Parked>> {
     let bytes = canonical_base64(text)?;
-    let (lanes, rest) = bytes.as_chunks::<8>();
+    let (lanes, rest) = bytes.as_chunks::<PARKED_BYTES>();
     let fits = !lanes.is_empty() && rest.is_empty() && lanes.len() <= LEDGER_PARKED_MAX;
-    fits.then(|| lanes.iter().map(|lane| u64::from_be_bytes(*lane)).collect())
+    let lanes = lanes
+        .iter()
+        .map(|[a, b, c, d, e, f, g, h, since @ ..]| Parked {
+            lane: LaneHash(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+            since_s: u32::from_be_bytes(*since),
+        });
+    fits.then(|| lanes.collect())
 }
 
 /// Base64 in the only form that we write: no padding, no stray bits.

@@ -14,7 +14,7 @@ use crate::contract::result::{Reason, Stage};
 use crate::fate::{self, Fate};
 use crate::lanes::LaneId;
 use crate::limits;
-use crate::outcome::{Class, Failure, FailureKind, Item, Outcome};
+use crate::outcome::{Class, Failure, FailureKind, Item, Outcome, TIMED_OUT};
 use crate::rules::Rule;
 use crate::time::Time;
 
@@ -135,7 +135,11 @@ impl Intake {
             return;
         }
         match failure.map(|f| (f.class, f.kind)) {
-            None => self.window.succeeded(now.since(open.sent)),
+            None => {
+                let took = now.since(open.sent);
+                self.window.succeeded(took);
+                self.batch_size.answered(open.events.len(), took);
+            }
             Some((
                 Class::Transient | Class::Infra,
                 FailureKind::Refused | FailureKind::ConnectionLost,
@@ -148,6 +152,10 @@ impl Intake {
         let lost = failure.is_some_and(|f| f.kind == FailureKind::ConnectionLost);
         let crashed = lost && matches!(self.app, App::Reachable);
         self.tally.app_crashes += u64::from(crashed);
+        let too_large = matches!(outcome, Outcome::TooLarge(_));
+        if too_large || failure.is_some_and(|f| f.code == TIMED_OUT) {
+            self.batch_size.too_large(open.sent, now);
+        }
         let malformed = failure.is_some_and(|f| f.kind == FailureKind::Malformed);
         self.malformed_in_a_row = if malformed {
             self.malformed_in_a_row + 1
@@ -277,6 +285,11 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Next {
+        // An earlier event of its lane, of the same call, may have been dead-lettered just now.
+        let answers = !matches!(item, Item::Failed(_));
+        if let Some(letter) = self.parked_letter(event).filter(|_| answers) {
+            return self.dead_letter(event, letter, now, effects);
+        }
         match item {
             Item::Emit(output) => self.answer(event, Answer::One(output)),
             Item::EmitMany(outputs) if !outputs.is_empty() => {
@@ -394,7 +407,9 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Next {
-        if !self.breaker.may_dead_letter(now) {
+        // What a parked lane dead-letters says nothing new about the app.
+        let by_policy = letter.reason == Reason::LaneParked;
+        if !by_policy && !self.breaker.may_dead_letter(now) {
             if !self.tally.storm_reported {
                 self.tally.storm_reported = true;
                 self.report_breaker("open", effects);
@@ -402,6 +417,9 @@ impl Intake {
             return Next::AtOnce;
         }
         self.report_dead_letter(event, &letter, now, effects);
+        if self.park_or_hold(event, Some(&letter), true, now, effects) {
+            return Next::Later;
+        }
         self.answer(event, Answer::DeadLetter(Box::new(letter)));
         Next::Gone
     }
@@ -417,8 +435,10 @@ impl Intake {
         let lane = self.work(event).expect("its lane just gave it").lane;
         match self.dead_letter(event, letter, now, effects) {
             Next::Gone => self.go_on(event.tenure, lane, now),
+            // Its lane finds no room among the parked ones.
+            Next::Later => {}
             // A storm holds it. It is no use as a probe, because the app never sees it.
-            Next::Later | Next::AtOnce => {
+            Next::AtOnce => {
                 if let Some(work) = self.work(event) {
                     work.place = Place::Backoff;
                 }
@@ -438,12 +458,15 @@ impl Intake {
         let letter = Letter::of(Reason::Permanent, Stage::Input, "SKIPPED", reason);
         self.report_dead_letter(event, &letter, now, effects);
         let lane = self.work(event).expect("it was just woken").lane;
+        if self.park_or_hold(event, Some(&letter), true, now, effects) {
+            return;
+        }
         self.answer(event, Answer::DeadLetter(Box::new(letter)));
         self.go_on(event.tenure, lane, now);
     }
 
     /// The event's lane goes on with the next one.
-    fn go_on(&mut self, tenure: TenureId, lane: LaneId, now: Time) {
+    pub(super) fn go_on(&mut self, tenure: TenureId, lane: LaneId, now: Time) {
         if self.settings.rules.hold(Rule::LaneExclusion)
             && let Some(tenure) = self.tenures.get_mut(&tenure)
         {

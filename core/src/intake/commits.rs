@@ -86,11 +86,6 @@ impl Commits {
         self.open.as_ref().map(|open| open.id)
     }
 
-    /// Forgets what was cut and never left.
-    pub(super) fn close(&mut self) {
-        self.open = None;
-    }
-
     pub(super) fn cut_at(&self) -> Option<Time> {
         self.cut_at
     }
@@ -151,7 +146,7 @@ impl Intake {
             .any(|tenure| self.commit_due(tenure).is_some_and(|at| now.boot >= at));
         if due {
             let live = |tenure: &super::Tenure| tenure.is_live();
-            self.cut_commit(live, now, effects);
+            self.cut_commit(live, false, now, effects);
         }
     }
 
@@ -184,6 +179,9 @@ impl Intake {
         };
         let stuck =
             !tenure.beyond_window.is_empty() && tenure.ledger.watermark() > tenure.committed;
+        if tenure.crashes.wanted {
+            return Some(Duration::ZERO);
+        }
         let many = tenure.since_commit >= self.settings.commit_records;
         if stuck || many {
             return Some(Duration::ZERO);
@@ -205,22 +203,24 @@ impl Intake {
     fn cut_commit(
         &mut self,
         which: impl Fn(&super::Tenure) -> bool,
+        clean: bool,
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<CommitId> {
         if self.exactly_once() {
-            return self.cut_transaction(now, effects);
+            return self.cut_transaction(clean, now, effects);
         }
         let membership = self.membership?;
         let mut offsets = Vec::new();
         let mut covered = Vec::new();
-        let doubt = self.settings.rules.hold(Rule::Doubt);
+        let (watches, doubt) = (self.watches_pod(), self.settings.rules.hold(Rule::Doubt));
         for (id, tenure) in &mut self.tenures {
             if !which(tenure) || (doubt && tenure.in_doubt) {
                 continue;
             }
+            let (generation, member) = (membership.generation, Some(membership.member));
             if let Some(committed) =
-                tenure.commit(membership.generation, Some(membership.member), |_| false)
+                tenure.commit(generation, member, watches.then_some(clean), |_| false)
             {
                 tenure.ledger_bytes = committed.metadata.len();
                 covered.push((*id, committed.position, tenure.since_commit));
@@ -245,6 +245,9 @@ impl Intake {
         let Some(open) = self.commits.open.take_if(|open| open.id == id) else {
             return;
         };
+        if outcome != CommitOutcome::Done {
+            self.commit_not_stored(&open);
+        }
         match outcome {
             CommitOutcome::Done => self.commit_done(&open, now, effects),
             CommitOutcome::Retriable(message) => {
@@ -279,6 +282,21 @@ impl Intake {
         self.revocation_commit_ended(id, now);
     }
 
+    /// Forgets a commit that was cut and will not be stored.
+    pub(super) fn forget_commit(&mut self) {
+        if let Some(open) = self.commits.open.take() {
+            self.commit_not_stored(&open);
+        }
+    }
+
+    fn commit_not_stored(&mut self, open: &OpenCommit) {
+        for (tenure, ..) in &open.offsets {
+            if let Some(tenure) = self.tenures.get_mut(tenure) {
+                tenure.crashes.not_stored();
+            }
+        }
+    }
+
     fn commit_done(&mut self, open: &OpenCommit, now: Time, effects: &mut Vec<Effect>) {
         self.commits.done += 1;
         self.commits.not_owner = 0;
@@ -291,6 +309,7 @@ impl Intake {
             tenure.committed = *position;
             tenure.since_commit = tenure.since_commit.saturating_sub(*covered);
             tenure.commit_failures = 0;
+            tenure.crashes.stored();
             tenure.enter_window();
             if tenure.is_live() {
                 tenure.lease.renew(open.sent);
@@ -411,7 +430,7 @@ impl Intake {
             .tenures
             .iter()
             .filter_map(mine)
-            .any(super::Tenure::is_dirty);
+            .any(super::Tenure::is_unsettled);
         let commit = match revocation.step {
             Step::Draining if at_output && now.boot < revocation.deadline.boot => return,
             Step::Again { at, .. } if now.boot < at.boot => return,
@@ -422,7 +441,7 @@ impl Intake {
         if commit {
             let tenures = revocation.tenures.clone();
             let which = |tenure: &super::Tenure| matches!(tenure.phase, Phase::Revoking { .. });
-            if let Some(id) = self.cut_commit(which, now, effects) {
+            if let Some(id) = self.cut_commit(which, true, now, effects) {
                 let revocation = self.revocation.as_mut().expect("it was just there");
                 debug_assert_eq!(tenures, revocation.tenures);
                 revocation.step = Step::Committing(id);
@@ -605,11 +624,11 @@ impl Intake {
             if open || self.commit_is_open() || self.rejoining {
                 return;
             }
-            let unsaved = |tenure: &super::Tenure| tenure.is_live() && tenure.is_dirty();
+            let unsaved = |tenure: &super::Tenure| tenure.is_live() && tenure.is_unsettled();
             let waits = self.commits.again_at.is_some_and(|at| now.boot < at.boot);
             if self.tenures.values().any(unsaved) {
                 if !waits {
-                    self.cut_commit(unsaved, now, effects);
+                    self.cut_commit(unsaved, true, now, effects);
                 }
                 return;
             }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::io::{Call, Called, Effect, Fact};
 use super::tenure::{EventRef, Letter, Place, TenureId};
-use super::{App, Intake, OpenCall};
+use super::{App, Intake, OpenCall, parking};
 use crate::batcher::{self, Cut, Waiting};
 use crate::breaker::Gate;
 use crate::contract::result::{Reason, Stage};
 use crate::fate::Oversized;
-use crate::lanes::LaneId;
+use crate::lanes::{LaneHash, LaneId};
 use crate::rules::Rule;
 use crate::time::Time;
 use crate::token::Stamp;
@@ -24,8 +24,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a call is being filled with.
 #[derive(Default)]
-struct Draft {
-    events: Vec<EventRef>,
+pub(super) struct Draft {
+    pub(super) events: Vec<EventRef>,
     bytes: usize,
 }
 
@@ -56,7 +56,7 @@ impl Intake {
             return None;
         }
         let since = self.waiting_since?;
-        match batcher::cut(&self.settings.batch, self.waiting(since, now), now) {
+        match batcher::cut(&self.batch(), self.waiting(since, now), now) {
             Cut::At(due) => Some(due.boot),
             Cut::Now | Cut::Nothing => None,
         }
@@ -72,7 +72,9 @@ impl Intake {
             return false;
         }
         match self.breaker.gate(now) {
-            Gate::Closed if self.suspects.is_empty() && self.alone.is_none() => {
+            Gate::Closed
+                if self.suspects.is_empty() && self.alone.is_none() && !self.goes_serially() =>
+            {
                 self.window.has_room()
             }
             Gate::Closed | Gate::Probe(_) => self.window.open() == 0,
@@ -87,29 +89,50 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<Vec<EventRef>> {
+        if self.suspects.is_empty() {
+            self.take_suspect(now, effects);
+        }
         while let Some(event) = self.suspects.first().copied() {
             let may_send = self.may_send(event.tenure, now);
-            let Some(work) = self.work(event) else {
+            if self.work(event).is_none() {
                 self.suspects.remove(&event);
                 continue;
-            };
-            if !may_send {
+            }
+            if !may_send || !self.is_named(Some(event)) {
                 return None;
             }
+            let work = self.work(event).expect("it was just there");
             work.place = Place::AtApp;
             let skip = work.skip.take();
             self.suspects.remove(&event);
+            if let Some(letter) = self.parked_letter(event) {
+                self.dead_letter_unsent(event, letter, now, effects);
+                continue;
+            }
             if let Some(reason) = skip {
                 self.skipped(event, reason, now, effects);
                 continue;
             }
             return Some(vec![event]);
         }
-        if let Some(half) = self.next_half(now) {
-            return Some(half);
+        let others = !self.halves.is_empty() || self.sendable(now) > 0;
+        if others && self.names_somebody() && !self.is_named(None) {
+            return None;
+        }
+        while let Some(mut half) = self.next_half(now) {
+            half.retain(|event| match self.parked_letter(*event) {
+                Some(letter) => {
+                    self.dead_letter_unsent(*event, letter, now, effects);
+                    false
+                }
+                None => true,
+            });
+            if !half.is_empty() {
+                return Some(half);
+            }
         }
         let since = self.waiting_since?;
-        let cut = batcher::cut(&self.settings.batch, self.waiting(since, now), now);
+        let cut = batcher::cut(&self.batch(), self.waiting(since, now), now);
         match cut {
             Cut::Nothing => {
                 self.waiting_since = None;
@@ -142,6 +165,14 @@ impl Intake {
         None
     }
 
+    /// What a call may hold now.
+    fn batch(&self) -> batcher::Settings {
+        batcher::Settings {
+            records_max: self.batch_size.limit(),
+            ..self.settings.batch
+        }
+    }
+
     fn waiting(&self, since: Time, now: Time) -> Waiting {
         Waiting {
             events: self.sendable(now),
@@ -152,14 +183,16 @@ impl Intake {
 
     /// Events that the lanes would give now.
     fn sendable(&self, now: Time) -> usize {
+        let watches = self.watches_pod();
         self.tenures
             .iter()
             .filter(|(id, tenure)| tenure.lanes.ready() > 0 && self.may_send(**id, now))
+            .filter(|(_, tenure)| !watches || !tenure.is_suspect())
             .map(|(_, tenure)| tenure.lanes.ready())
             .sum()
     }
 
-    fn may_send(&self, tenure: TenureId, now: Time) -> bool {
+    pub(super) fn may_send(&self, tenure: TenureId, now: Time) -> bool {
         let lease_needed = self.settings.rules.hold(Rule::Lease);
         self.tenures
             .get(&tenure)
@@ -169,11 +202,7 @@ impl Intake {
     /// Takes events from the partitions in turn until the call is full.
     fn fill(&mut self, probe: bool, now: Time, effects: &mut Vec<Effect>) -> Draft {
         let mut draft = Draft::default();
-        let records_max = if probe {
-            1
-        } else {
-            self.settings.batch.records_max
-        };
+        let records_max = if probe { 1 } else { self.batch().records_max };
         let start = self.cursor;
         let ids: Vec<TenureId> = self
             .tenures
@@ -182,7 +211,8 @@ impl Intake {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            if !self.may_send(id, now) {
+            let suspect = self.watches_pod() && self.tenures[&id].is_suspect();
+            if suspect || !self.may_send(id, now) {
                 continue;
             }
             self.cursor = id + 1;
@@ -200,7 +230,7 @@ impl Intake {
 
     /// Moves the next event of a partition, and what may follow it in its lane, into the call.
     /// False if the partition gives nothing more or the call is full.
-    fn take_one(
+    pub(super) fn take_one(
         &mut self,
         id: TenureId,
         records_max: usize,
@@ -297,6 +327,13 @@ impl Intake {
             .get_mut(&event.tenure)
             .expect("its lane was just asked");
         let limit = window.map(|window| tenure.committed.plus(window));
+        let position = tenure
+            .ledger
+            .get(event.number)
+            .map(|work| work.event.position());
+        if let Some(letter) = position.and_then(|position| tenure.pod_crash_letter(position)) {
+            return Admission::Dead(letter);
+        }
         let work = tenure
             .ledger
             .get_mut(event.number)
@@ -316,6 +353,13 @@ impl Intake {
                 "SKIPPED",
                 reason,
             ));
+        }
+        if !tenure.parked.is_empty() {
+            let lane = LaneHash::of(self.settings.ordering, work.event.key());
+            let parked = tenure.parked.iter().any(|parked| Some(parked.lane) == lane);
+            if parked {
+                return Admission::Dead(parking::letter());
+            }
         }
         if EventRef::expired(work, self.settings.ttl, now) {
             let message = "older than input.ttl".to_owned();

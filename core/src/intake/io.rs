@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::contract::publish::{self, GroupMetadata};
 use crate::event::Event;
 use crate::identity::EventId;
+use crate::lanes::LaneHash;
 use crate::outcome::Outcome;
 use crate::position::{Partition, Position};
 use crate::time::Time;
@@ -173,6 +174,13 @@ pub enum Operator {
         position: Position,
         /// Why; goes into the dead letter.
         reason: String,
+    },
+    /// Let parked lanes go on (D-L5).
+    Unpark {
+        /// Whose; `None`: of every partition.
+        partition: Option<Partition>,
+        /// Which; `None`: all of them.
+        lane: Option<LaneHash>,
     },
 }
 
@@ -363,6 +371,24 @@ pub enum Fact {
         partition: Partition,
         /// The error.
         message: String,
+    },
+    /// Owners of this partition end uncleanly again and again: until this position its events
+    /// are answered one at a time (D-B7).
+    PodCrashes {
+        /// Which.
+        partition: Partition,
+        /// How often.
+        times: u32,
+        /// To where.
+        until: Position,
+    },
+    /// As many lanes are parked as a commit can name: this event's dead letter, and its lane,
+    /// wait until one goes on (D-L5).
+    ParkingFull {
+        /// Which partition.
+        partition: Partition,
+        /// Which event.
+        position: Position,
     },
     /// An event was dead-lettered for a new reason, or the first in a while (not per event).
     DeadLettered {

@@ -170,7 +170,7 @@ impl Intake {
         match work.place {
             Place::AtApp | Place::Suspected => WaitsFor::App,
             Place::Backoff => WaitsFor::Retry,
-            Place::Blocked => WaitsFor::Operator,
+            Place::Blocked | Place::Held => WaitsFor::Operator,
             Place::Waiting | Place::Outbox if !leased => WaitsFor::Commit,
             Place::AtOutput | Place::Staged | Place::Outbox => WaitsFor::Output,
             Place::Waiting => WaitsFor::App,

@@ -1,10 +1,11 @@
 //! How partitions come: assignment, tokens, events, and positions that the log lost.
 
-use super::Intake;
 use super::io::{Effect, Fact, Fetched, Membership, TokensRead};
+use super::pod_crash::PodCrashes;
 use super::settings::{Guarantee, OnDataLoss};
 use super::tenure::{EventRef, Phase, Place, Tenure, Work};
-use crate::contract::commit::{Metadata, UnknownKeys};
+use super::{Intake, Settings};
+use crate::contract::commit::{CrashState, Metadata, Parked, UnknownKeys};
 use crate::contract::grant::{Grant, Seeding};
 use crate::event::TimestampKind;
 use crate::fate::Attempts;
@@ -12,7 +13,7 @@ use crate::identity::{EventId, PartitionIdentity};
 use crate::lanes::LaneId;
 use crate::ledger::{Delivered, Ledger};
 use crate::position::{Partition, Position};
-use crate::rules::{Rule, Rules};
+use crate::rules::Rule;
 use crate::time::Time;
 use crate::token::Token;
 use std::cmp::Reverse;
@@ -30,6 +31,9 @@ struct Start {
     attempts: Vec<(Position, Attempts)>,
     /// It was added to its topic after the starter seeded the group.
     added: bool,
+    parked: Vec<Parked>,
+    crash: Option<CrashState>,
+    log_end: Position,
 }
 
 impl Intake {
@@ -81,13 +85,13 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(id) = self.by_partition.get(partition) else {
+        let Some(&id) = self.by_partition.get(partition) else {
             return;
         };
         let seen = self.topics_seen.get(partition.topic()).copied();
         let tenure = self
             .tenures
-            .get_mut(id)
+            .get_mut(&id)
             .expect("by_partition names tenures");
         if let Phase::DataLost { reason, .. } = &mut tenure.phase {
             // A position may be gone because its whole topic is.
@@ -122,7 +126,7 @@ impl Intake {
             // Brokers forget the commits of a topic that is deleted, so what this process saw
             // says more than a missing token.
             Ok(read) => unchanged(partition, seen, read.topic_identity)
-                .and_then(|()| start(partition, read, unknown_keys, self.settings.rules)),
+                .and_then(|()| start(partition, read, unknown_keys, &self.settings)),
         };
         match start {
             Err(reason) => {
@@ -143,6 +147,15 @@ impl Intake {
                 tenure.ledger = Ledger::new(start.position, &start.terminal, self.settings.rules);
                 tenure.committed = start.position;
                 tenure.inherit(start.attempts);
+                tenure.parked = start.parked;
+                tenure.crashes = PodCrashes::inherit(
+                    start
+                        .crash
+                        .filter(|_| self.settings.rules.hold(Rule::PodCrash)),
+                    start.position,
+                    self.settings.window,
+                    start.log_end,
+                );
                 tenure.phase = Phase::Live {
                     token: start.token,
                     topic: start.topic,
@@ -160,6 +173,7 @@ impl Intake {
                         .sum(),
                     added: start.added,
                 }));
+                self.report_suspicion(id, effects);
             }
         }
     }
@@ -355,7 +369,7 @@ fn start(
     partition: &Partition,
     read: TokensRead,
     unknown_keys: UnknownKeys,
-    rules: Rules,
+    settings: &Settings,
 ) -> Result<Start, String> {
     let Some(own) = read.own else {
         return granted(partition, &read, unknown_keys);
@@ -370,11 +384,15 @@ fn start(
             return Err("its token says sealed: another release took over".into());
         }
     }
+    let rules = settings.rules;
     let remember = rules.hold(Rule::LedgerMemory);
+    let parks = settings.parking.is_some() && rules.hold(Rule::Parking);
     Ok(Start {
         position: own.position,
         token: metadata.token,
         topic: read.topic_identity,
+        crash: metadata.ledger.crash,
+        log_end: read.log_end,
         terminal: if remember {
             metadata.ledger.terminal
         } else {
@@ -393,6 +411,11 @@ fn start(
             })
             .collect(),
         added: false,
+        parked: if parks {
+            metadata.ledger.parked
+        } else {
+            Vec::new()
+        },
     })
 }
 
@@ -435,6 +458,9 @@ fn granted(
             terminal: Vec::new(),
             attempts: Vec::new(),
             added: true,
+            parked: Vec::new(),
+            crash: None,
+            log_end: read.log_end,
         }),
         Some(Seeding::Seeded(_) | Seeding::Seeding(_)) | None => Err(missing()),
     }

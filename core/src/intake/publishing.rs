@@ -154,7 +154,9 @@ impl Intake {
                     frame.discard_event();
                     let alone = events.is_empty();
                     tenure.take_back(number, alone);
-                    if !alone {
+                    if alone {
+                        self.park_or_hold(event, None, false, now, effects);
+                    } else {
                         self.send(draft.take(), effects);
                     }
                     continue;
@@ -197,7 +199,7 @@ impl Intake {
         let once = self.exactly_once();
         self.tenures
             .values()
-            .filter(|tenure| tenure.has_unsent())
+            .filter(|tenure| tenure.has_unsent() && !tenure.holds_output())
             .filter(|tenure| tenure.may_publish(once, lease_needed, now))
             .filter_map(|tenure| tenure.resend_at.max(self.link.collecting))
             .map(|at| at.boot)
@@ -231,6 +233,9 @@ impl Intake {
         let once = self.exactly_once();
         let tenure = self.tenures.get_mut(&id)?;
         if !tenure.may_publish(once, lease_needed, now) {
+            return None;
+        }
+        if tenure.holds_output() {
             return None;
         }
         if tenure.resend_at.is_some_and(|at| now.boot < at.boot) && in_order {
@@ -378,6 +383,9 @@ impl Intake {
         }
         self.tally.resends += 1;
         self.send_again(event, Some(now.plus(pause)));
+        if failure.class == StoreClass::Rejected {
+            self.park_or_hold(event, None, false, now, effects);
+        }
     }
 
     /// A published event goes again, before anything newer of its partition.

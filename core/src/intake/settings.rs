@@ -51,6 +51,8 @@ pub struct Settings {
     pub ttl: Option<Duration>,
     /// `input.kafka.onDataLoss`.
     pub on_data_loss: OnDataLoss,
+    /// `deadLetter.onDeadLetter: ParkKey`; `None`: lanes go on.
+    pub parking: Option<Parking>,
     /// `deadLetter.oversized: Truncate`.
     pub truncate_dead_letters: bool,
     /// How long a watermark may stand still although there is work until that is told (D-H2).
@@ -71,6 +73,15 @@ pub enum Guarantee {
         /// `delivery.transaction.records`.
         records: u64,
     },
+}
+
+/// How lanes are parked (D-L5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parking {
+    /// `deadLetter.parkTtl`.
+    pub ttl: Duration,
+    /// Parked lanes of a partition at most: `limits::LEDGER_PARKED_MAX`, or fewer in a test.
+    pub lanes_max: usize,
 }
 
 /// Names that records and dead letters carry.

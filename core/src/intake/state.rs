@@ -9,6 +9,7 @@ pub use super::tenure::{Counters, Pause};
 use super::{App, Intake};
 use crate::breaker::Cause;
 use crate::contract::result::Reason;
+use crate::lanes::LaneHash;
 use crate::position::{Partition, Position};
 use crate::time::Time;
 
@@ -19,6 +20,8 @@ pub struct State {
     pub partitions: Vec<PartitionState>,
     /// Calls that may be open at the app.
     pub concurrency_limit: u32,
+    /// Events that a call may have.
+    pub batch_limit: usize,
     /// Calls that are open.
     pub calls_open: u32,
     /// Calls made so far.
@@ -88,6 +91,8 @@ pub struct PartitionState {
     pub hot_lane_share: f64,
     /// Whether a commit ended unknown (R4c).
     pub in_doubt: bool,
+    /// Lanes whose events are dead-lettered (D-L5).
+    pub parked: Vec<LaneHash>,
     /// What became of its events.
     pub counters: Counters,
 }
@@ -155,7 +160,7 @@ impl WaitsFor {
 /// One event, for `/v1/records`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecordState {
-    /// `waiting`, `at_app`, `backoff`, `suspected`, `blocked`, `outbox` or `at_output`.
+    /// `waiting`, `at_app`, `backoff`, `suspected`, `blocked`, `held`, `outbox` or `at_output`.
     pub place: &'static str,
     /// Attempts that count.
     pub attempts: u32,
@@ -276,6 +281,7 @@ impl Intake {
                 lag: tenure.lag(),
                 hot_lane_share: tenure.lanes.hottest().0,
                 in_doubt: tenure.in_doubt,
+                parked: tenure.parked.iter().map(|parked| parked.lane).collect(),
                 counters: tenure.counters,
             }
         });
@@ -297,11 +303,13 @@ impl Intake {
                 lag: None,
                 hot_lane_share: 0.0,
                 in_doubt: false,
+                parked: Vec::new(),
                 counters: *counters,
             });
         State {
             partitions: owned.chain(former).collect(),
             concurrency_limit: self.window.limit(),
+            batch_limit: self.batch_size.limit(),
             calls_open: self.window.open(),
             calls: self.tally.calls,
             retries: self.tally.retries,

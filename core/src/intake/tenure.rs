@@ -1,14 +1,16 @@
 //! One partition while it is ours: from the assignment until it is released or lost.
 //!
 //! Invariant: an event is in exactly one place at a time: waiting in its lane, in a call, in
-//! back-off, suspected, blocked, in the outbox, or at the output.
+//! back-off, suspected, blocked, held, in the outbox, or at the output.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::io::Committed;
 use super::lag::Behind;
-use crate::contract::commit::{Attempted, LedgerImage, Metadata};
+use super::parking::Held;
+use super::pod_crash::PodCrashes;
+use crate::contract::commit::{Attempted, LedgerImage, Metadata, Parked};
 use crate::contract::result::{Reason, Stage};
 use crate::event::Event;
 use crate::fate::Attempts;
@@ -73,6 +75,12 @@ pub(super) struct Tenure {
     pub(super) ledger_bytes: usize,
     /// How far behind the end of its log it is.
     pub(super) behind: Behind,
+    /// Lanes whose events are dead-lettered (D-L5).
+    pub(super) parked: Vec<Parked>,
+    /// Dead letters whose lanes find no room among the parked ones, in order.
+    pub(super) held: VecDeque<Held>,
+    /// How its owners ended (D-B7).
+    pub(super) crashes: PodCrashes,
     pub(super) counters: Counters,
 }
 
@@ -169,6 +177,8 @@ pub(super) enum Place {
     Suspected,
     /// Until an operator acts.
     Blocked,
+    /// Its dead letter waits for room among the parked lanes (D-L5).
+    Held,
     /// In the outbox or among the resends.
     Outbox,
     /// Published and not answered.
@@ -186,6 +196,7 @@ impl Place {
             Self::Backoff => "backoff",
             Self::Suspected => "suspected",
             Self::Blocked => "blocked",
+            Self::Held => "held",
             Self::Outbox => "outbox",
             Self::AtOutput | Self::Staged => "at_output",
         }
@@ -300,6 +311,9 @@ impl Tenure {
             in_flight_bytes: 0,
             ledger_bytes: 0,
             behind: Behind::default(),
+            parked: Vec::new(),
+            held: VecDeque::new(),
+            crashes: PodCrashes::none(),
             counters,
         }
     }
@@ -328,28 +342,32 @@ impl Tenure {
 
     /// The one function that builds a commit: watermark, token and progress (E1, invariant 4).
     /// Events that are `done` count as terminal; exactly-once makes them so with the same
-    /// transaction (D-E4).
+    /// transaction (D-E4). `clean` tells whether the owner leaves in order, if that is told at
+    /// all (D-B7).
     pub(super) fn commit(
-        &self,
+        &mut self,
         generation: i32,
         member: Option<u32>,
+        clean: Option<bool>,
         done: impl Fn(&Work) -> bool,
     ) -> Option<Committed> {
         let (Phase::Live { token, topic } | Phase::Revoking { token, topic }) = &self.phase else {
             return None;
         };
+        let (token, topic) = (token.clone(), *topic);
         let position = self.ledger.watermark_as_if(&done);
+        let crash = clean.and_then(|clean| self.cut_crash_state(clean, position));
         let metadata = Metadata {
-            token: token.clone(),
+            token,
             leader_epoch: None,
-            topic: *topic,
+            topic,
             generation,
             member,
             ledger: LedgerImage {
                 terminal: self.ledger.terminal_bitmap_as_if(&done),
                 attempts: self.attempts(position, &done),
-                crash: None,
-                parked: Vec::new(),
+                crash,
+                parked: self.parked.clone(),
             },
         };
         Some(Committed {

@@ -117,7 +117,7 @@ impl Intake {
             return;
         }
         if self.transaction_due(now).is_some_and(|at| now.boot >= at) {
-            self.cut_transaction(now, effects);
+            self.cut_transaction(false, now, effects);
         }
     }
 
@@ -132,7 +132,7 @@ impl Intake {
         if !self.transactions.doomed || self.transactions.is_open() || !self.link.is_up() {
             return;
         }
-        self.commits.close();
+        self.forget_commit();
         self.send_transaction(TransactionEnding::Abort, effects);
     }
 
@@ -161,6 +161,8 @@ impl Intake {
             }
             changes += tenure.since_commit;
             let begins = tenure.is_live() && !tenure.lease.holds(now);
+            // The next event of a suspect range goes when the last one is stored (D-B7).
+            at_once |= tenure.crashes.wanted || (tenure.staged > 0 && tenure.is_suspect());
             let stuck = !tenure.beyond_window.is_empty()
                 && tenure.ledger.watermark_as_if(is_staged) > tenure.committed;
             at_once |= begins || stuck;
@@ -184,9 +186,11 @@ impl Intake {
         )
     }
 
-    /// Cuts a transaction over everything that has changed.
+    /// Cuts a transaction over everything that has changed. A `clean` one says that the owner
+    /// leaves in order: what is revoked, or everything when the process stops (D-B7).
     pub(super) fn cut_transaction(
         &mut self,
+        clean: bool,
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<CommitId> {
@@ -196,14 +200,18 @@ impl Intake {
         }
         let marks = self.settings.rules.hold(Rule::TransactionLedger);
         let (mut offsets, mut covered) = (Vec::new(), Vec::new());
-        let doubt = self.settings.rules.hold(Rule::Doubt);
+        let (watches, doubt) = (self.watches_pod(), self.settings.rules.hold(Rule::Doubt));
+        let stops = self.revocation.is_none();
         for (id, tenure) in &mut self.tenures {
-            let changed = tenure.is_dirty() || (tenure.is_live() && !tenure.lease.holds(now));
+            let clean = clean && (stops || matches!(tenure.phase, Phase::Revoking { .. }));
+            let says_more = tenure.crashes.wanted || (clean && tenure.is_unsettled());
+            let begins = tenure.is_live() && !tenure.lease.holds(now);
+            let changed = tenure.is_dirty() || says_more || begins;
             if !changed || !tenure.may_be_committed() || (doubt && tenure.in_doubt) {
                 continue;
             }
-            let member = Some(membership.member);
-            let committed = tenure.commit(membership.generation, member, |work| {
+            let (generation, member) = (membership.generation, Some(membership.member));
+            let committed = tenure.commit(generation, member, watches.then_some(clean), |work| {
                 marks && is_staged(work)
             });
             if let Some(committed) = committed {
@@ -261,7 +269,7 @@ impl Intake {
         };
         if self.transactions.doomed {
             // It was not sent, and now never will be.
-            self.commits.close();
+            self.forget_commit();
             return;
         }
         match read {
@@ -380,7 +388,7 @@ impl Intake {
                 let message = "the output was lost while a transaction was open".to_owned();
                 self.committed(id, CommitOutcome::Unknown(message), now, effects);
             }
-            (Some(Open::Reading { .. } | Open::Sent) | None, _) => self.commits.close(),
+            (Some(Open::Reading { .. } | Open::Sent) | None, _) => self.forget_commit(),
         }
     }
 
@@ -398,7 +406,7 @@ impl Intake {
         let at_app = self.calls.values().any(|call| call.events.iter().any(of));
         let mine = || tenures.iter().filter_map(|id| self.tenures.get(id));
         let busy = at_app || mine().any(|t| t.has_unsent() || t.at_output > 0);
-        let dirty = mine().any(Tenure::is_dirty);
+        let dirty = mine().any(Tenure::is_unsettled);
         if !late {
             let waits = self.commits.again_at().is_some_and(|at| now.boot < at.boot);
             if busy || (dirty && (waits || self.transactions.doomed)) {
@@ -408,7 +416,7 @@ impl Intake {
         if !dirty || (late && last_was_cut) {
             return Settled::Yes;
         }
-        match self.cut_transaction(now, effects) {
+        match self.cut_transaction(true, now, effects) {
             Some(id) => Settled::Cut(id),
             // Without the output nothing can be saved; whoever owns them next reads them again.
             None if late || self.link.is_up() => Settled::Yes,

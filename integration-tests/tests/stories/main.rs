@@ -4,6 +4,7 @@
 
 mod answers;
 mod app_faults;
+mod batches;
 mod brokers;
 mod cloud_events;
 mod ends;
@@ -12,6 +13,8 @@ mod laptop;
 mod logs;
 mod once;
 mod outages;
+mod parked;
+mod pod_crashes;
 mod schemas;
 mod sizes;
 mod slow;

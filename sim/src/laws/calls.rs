@@ -11,6 +11,17 @@ impl Laws {
     /// The app is called.
     pub(crate) fn called(&mut self, who: Who, call: &Call, logs: &[Log]) -> Lawful {
         let mut sent: Vec<Sent> = Vec::new();
+        let most = self.batch_records_max;
+        require!(
+            Memory,
+            call.events.len() <= most,
+            "a call has {} events, at most {most} may be",
+            call.events.len()
+        );
+        let alone = self
+            .processes
+            .get(&who.pod)
+            .is_none_or(|process| process.calls.is_empty());
         for called in &call.events {
             let partition = index_of(&called.partition);
             let position = called.event.position();
@@ -62,6 +73,24 @@ impl Laws {
                 "{name}: {earlier} attempts of earlier owners are forgotten"
             );
             let lane = self.truth.lane(partition, index);
+            require!(
+                Parked,
+                !self.parks || !tenure.parked.contains(&lane),
+                "{name} is dispatched although its lane is parked"
+            );
+            if let Some((at, crash)) = tenure.crash
+                && crash.count >= 2
+                && position < at.plus(crash.range)
+            {
+                let named = crash
+                    .named
+                    .is_some_and(|n| at.plus(n.delta) == position || n.times >= 2);
+                require!(
+                    Named,
+                    named && call.events.len() == 1 && alone,
+                    "{name} is dispatched in a suspect range, the ledger says {crash:?} at {at}"
+                );
+            }
             let same = sent
                 .iter()
                 .filter(|s| lane != 0 && s.partition == partition && s.lane == lane);
@@ -128,7 +157,10 @@ impl Laws {
             .processes
             .get(&who.pod)
             .and_then(|process| process.deaths.get(&(partition, index)));
-        deaths.is_some_and(|deaths| deaths.any.len() >= 4 && deaths.alone.len() >= 2)
+        let position = self.truth.position(partition, index);
+        let named = self.named.get(&(partition, position));
+        named.is_some_and(|commits| commits.len() >= 2)
+            || deaths.is_some_and(|deaths| deaths.any.len() >= 4 && deaths.alone.len() >= 2)
     }
 
     /// The app has answered, and the process is about to hear of it.

@@ -1,5 +1,6 @@
 //! Laws about commits, revocation and doubt.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millrace_core::contract::commit::{Metadata, UnknownKeys};
@@ -8,7 +9,7 @@ use millrace_core::limits::COMMIT_METADATA_BYTES_MAX;
 use millrace_core::position::{Partition, Position};
 use millrace_core::token::Token;
 
-use super::{Law, Lawful, Laws, OpenCommit, index_of, require};
+use super::{Covered, Law, Lawful, Laws, OpenCommit, Tenure, index_of, require};
 use crate::scenario::LEASE;
 use crate::world::Who;
 
@@ -19,36 +20,71 @@ impl Laws {
         require!(Client, !open, "a commit is cut while another one is open");
         let mut offsets = Vec::new();
         for (partition, committed) in &commit.offsets {
-            let index = index_of(partition);
-            let tenure = self
-                .tenures
-                .get(&(who.pod, index))
-                .filter(|t| t.started.is_some());
-            let Some(tenure) = tenure else {
-                return Err(
-                    Law::RevokeExclusion.broken(format!("{partition} is committed but not held"))
-                );
-            };
-            require!(
-                Doubt,
-                !tenure.doubt,
-                "{partition} is committed although it is in doubt"
-            );
-            let (at, known) = (committed.position, tenure.committed);
-            require!(
-                Watermark,
-                at >= known,
-                "{partition} is committed at {at} after {known}"
-            );
-            offsets.push((index, tenure.number, at));
-            let metadata = Self::readable(partition, committed)?;
+            let (covered, metadata) = self.covered(who, partition, committed)?;
             self.finished_below(partition, committed, &metadata)?;
+            offsets.push(covered);
         }
         self.processes.entry(who.pod).or_default().open = Some(OpenCommit {
             id: commit.id,
             sent: now,
             offsets,
         });
+        Ok(())
+    }
+
+    /// A process may commit this, and says in it what it must.
+    pub(super) fn covered(
+        &self,
+        who: Who,
+        partition: &Partition,
+        committed: &Committed,
+    ) -> Lawful<(Covered, Metadata)> {
+        let index = index_of(partition);
+        let tenure = self
+            .tenures
+            .get(&(who.pod, index))
+            .filter(|t| t.started.is_some());
+        let Some(tenure) = tenure else {
+            return Err(
+                Law::RevokeExclusion.broken(format!("{partition} is committed but not held"))
+            );
+        };
+        require!(
+            Doubt,
+            !tenure.doubt,
+            "{partition} is committed although it is in doubt"
+        );
+        let (at, known) = (committed.position, tenure.committed);
+        require!(
+            Watermark,
+            at >= known,
+            "{partition} is committed at {at} after {known}"
+        );
+        let metadata = Self::readable(partition, committed)?;
+        self.names_parked(tenure, &metadata)?;
+        let covered = Covered {
+            partition: index,
+            tenure: tenure.number,
+            position: at,
+            crash: metadata.ledger.crash.clone(),
+        };
+        Ok((covered, metadata))
+    }
+
+    /// The next owner learns of every parked lane.
+    fn names_parked(&self, tenure: &Tenure, metadata: &Metadata) -> Lawful {
+        let named: BTreeSet<u32> = metadata
+            .ledger
+            .parked
+            .iter()
+            .filter_map(|parked| self.lanes.get(&parked.lane).copied())
+            .collect();
+        require!(
+            Parked,
+            !self.parks || named.is_superset(&tenure.parked),
+            "of the parked lanes {:?} the ledger names {named:?}",
+            tenure.parked
+        );
         Ok(())
     }
 
@@ -117,20 +153,24 @@ impl Laws {
         let Some(open) = process.open.take_if(|open| open.id == id) else {
             return;
         };
-        for (partition, number, position) in open.offsets {
+        for covered in open.offsets {
             let Some(tenure) = self
                 .tenures
-                .get_mut(&(who.pod, partition))
-                .filter(|t| t.number == number)
+                .get_mut(&(who.pod, covered.partition))
+                .filter(|t| t.number == covered.tenure)
             else {
                 continue;
             };
             match outcome {
                 CommitOutcome::Done => {
-                    tenure.committed = position;
+                    tenure.committed = covered.position;
+                    tenure.crash = covered.crash.map(|crash| (covered.position, crash));
                     tenure.sent = tenure.sent.max(Some(open.sent));
                     if !tenure.revoking {
-                        let until = self.leased_until.entry((who.pod, partition)).or_default();
+                        let until = self
+                            .leased_until
+                            .entry((who.pod, covered.partition))
+                            .or_default();
                         *until = (*until).max(open.sent + LEASE);
                     }
                 }
@@ -175,7 +215,7 @@ impl Laws {
             let open = process.open.as_ref().is_some_and(|open| {
                 open.offsets
                     .iter()
-                    .any(|(p, number, _)| *p == index && *number == tenure.number)
+                    .any(|covered| covered.partition == index && covered.tenure == tenure.number)
             });
             require!(
                 RevokeExclusion,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use millrace_core::contract::publish::{
-    FateCode, Lease, Reply, Request, Results, StoreClass, next_frame,
+    FateCode, Lease, Reply, Request, ResultEvent, Results, StoreClass, next_frame,
 };
 use millrace_core::limits::FRAME_BYTES_MAX;
 use millrace_core::position::Position;
@@ -17,6 +17,13 @@ use crate::scenario::LEASE;
 use crate::world::Who;
 use crate::world::log::{Log, Nature};
 use crate::world::output::{DEAD_LETTER, Place};
+
+/// `millrace-dlq-reason` of a dead letter.
+fn reason(event: &ResultEvent) -> Option<Vec<u8>> {
+    let mut headers = event.records().next()?.headers;
+    let (_, value) = headers.find(|(name, _)| *name == b"millrace-dlq-reason")?;
+    value.map(<[u8]>::to_vec)
+}
 
 impl Laws {
     /// A process sends a frame. `ahead` is how far its boot clock runs ahead.
@@ -72,6 +79,9 @@ impl Laws {
         for event in results.events() {
             let partition = index_of(&results.partitions()[event.partition as usize]);
             let name = format!("{partition}/{}", event.position);
+            let to_blame = logs[partition]
+                .index_of(event.position)
+                .is_some_and(|index| self.to_blame(who, partition, index));
             let Some(tenure) = self
                 .tenures
                 .get_mut(&(who.pod, partition))
@@ -106,11 +116,29 @@ impl Laws {
                 tenure.at_output.insert(index),
                 "{name} is sent again although it is unanswered"
             );
+            let reason = (event.fate == FateCode::DeadLettered)
+                .then(|| reason(&event))
+                .flatten();
+            let lane = self.truth.lane(partition, index);
+            let by_parking = reason.as_deref() == Some(b"lane_parked");
+            if reason.is_some() && !by_parking && lane != 0 {
+                tenure.ever_parked.insert(lane);
+                if event.position >= tenure.unparked_at {
+                    tenure.parked.insert(lane);
+                }
+            }
+            let by_crash = reason.as_deref() == Some(b"app_crash") && to_blame;
+            let may_be_parked = by_parking && tenure.ever_parked.contains(&lane);
             let answered = tenure.answered.contains(&index);
             let legal = match event.fate {
                 FateCode::Emitted => answered,
                 FateCode::Filtered | FateCode::FailedInShadow => false,
-                FateCode::DeadLettered => self.ttl || self.truth.may_be_dead(partition, index),
+                FateCode::DeadLettered => {
+                    self.ttl
+                        || may_be_parked
+                        || by_crash
+                        || self.truth.may_be_dead(partition, index)
+                }
             };
             require!(
                 Outcome,
@@ -118,23 +146,18 @@ impl Laws {
                 "{name} is sent as {:?} without a cause",
                 event.fate
             );
-            let crash = event.fate == FateCode::DeadLettered
-                && event.records().next().is_some_and(|record| {
-                    record.headers.into_iter().any(|(name, value)| {
-                        name == b"millrace-dlq-reason" && value == Some(b"app_crash")
-                    })
-                });
-            let poison = logs[partition].records[index].nature == Nature::Poison;
+            let crash = reason.as_deref() == Some(b"app_crash");
+            let nature = logs[partition].records[index].nature;
+            let poison = nature == Nature::Poison;
             require!(
                 Blame,
-                !crash || poison || self.to_blame(who, partition, index),
+                !crash || poison || to_blame,
                 "{name} is dead-lettered for crashing the app, which died of other things"
             );
             let tenure = self
                 .tenures
                 .get_mut(&(who.pod, partition))
                 .expect("it was just there");
-            let lane = self.truth.lane(partition, index);
             if lane != 0 && !matches!(self.muted, Some(Law::Resend | Law::LaneExclusion)) {
                 let owed = tenure.owed.entry(lane).or_default();
                 let earlier = owed.first().copied().filter(|first| *first < index);

@@ -7,7 +7,7 @@ use millrace_core::intake::io::{CommitId, CommitOutcome, Committed};
 use millrace_core::position::{Partition, Position};
 
 use super::truth::Source;
-use super::{Law, Lawful, Laws, OpenCommit, index_of, require};
+use super::{Law, Lawful, Laws, OpenCommit, require};
 use crate::world::Who;
 use crate::world::output::Place;
 
@@ -33,34 +33,11 @@ impl Laws {
         );
         let mut covered = Vec::new();
         for offset in offsets {
-            let partition = &offset.partition;
-            let index = index_of(partition);
-            let tenure = self
-                .tenures
-                .get(&(who.pod, index))
-                .filter(|t| t.started.is_some());
-            let Some(tenure) = tenure else {
-                return Err(
-                    Law::RevokeExclusion.broken(format!("{partition} is committed but not held"))
-                );
-            };
-            require!(
-                Doubt,
-                !tenure.doubt,
-                "{partition} is committed although it is in doubt"
-            );
-            let (at, known) = (offset.position, tenure.committed);
-            require!(
-                Watermark,
-                at >= known,
-                "{partition} is committed at {at} after {known}"
-            );
-            covered.push((index, tenure.number, at));
             let committed = Committed {
-                position: at,
+                position: offset.position,
                 metadata: offset.metadata.clone(),
             };
-            Self::readable(partition, &committed)?;
+            covered.push(self.covered(who, &offset.partition, &committed)?.0);
         }
         self.processes.entry(who.pod).or_default().open = Some(OpenCommit {
             id: THE_TRANSACTION,

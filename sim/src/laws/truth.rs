@@ -125,6 +125,10 @@ impl Truth {
         fate.oversized || fate.causes != 0
     }
 
+    pub(super) fn position(&self, partition: usize, index: usize) -> Position {
+        self.events[partition][index].position
+    }
+
     /// How many results the event has.
     pub(super) fn parts(&self, partition: usize, index: usize) -> usize {
         self.events[partition][index].stored.len()

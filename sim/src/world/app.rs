@@ -97,6 +97,8 @@ impl World {
             self.after(dying - now, Happening::ConnectionLost(who, id, death));
         } else if down {
             self.after(Duration::from_millis(2), Happening::AppAnswer(who, id));
+        } else if natures.contains(&Nature::Deadly) {
+            self.after(latency.min(until_deadline), Happening::PodDies(who, id));
         } else if natures.contains(&Nature::Poison) {
             self.after(latency.min(until_deadline), Happening::AppCrash(who, id));
         } else if !quiet
@@ -266,6 +268,7 @@ impl World {
             | Nature::Flaky(_)
             | Nature::Hopeless
             | Nature::Poison
+            | Nature::Deadly
             | Nature::Malformed(_)
             | Nature::Busy(_)
             | Nature::Silent(_)
@@ -280,6 +283,17 @@ impl World {
             .is_some_and(|process| process.app.calls.contains_key(&id));
         if open {
             self.app_dies(who, Some(id));
+        }
+    }
+
+    /// The whole pod dies of a call.
+    pub(crate) fn pod_dies(&mut self, who: Who, id: CallId) {
+        let open = self
+            .process(who)
+            .is_some_and(|process| process.app.calls.contains_key(&id));
+        if open {
+            self.note(|| format!("pod {} dies of a call", who.pod));
+            self.crash(who.pod);
         }
     }
 

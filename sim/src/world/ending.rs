@@ -103,6 +103,11 @@ impl World {
                     life: self.pods[pod].life,
                 };
                 self.feed(who, Input::Operator(resume))?;
+                let unpark = Operator::Unpark {
+                    partition: None,
+                    lane: None,
+                };
+                self.feed(who, Input::Operator(unpark))?;
                 self.give_up_blocked(who)?;
             }
         }

@@ -124,7 +124,7 @@ impl World {
     }
 
     /// The input process dies; sometimes the output with it.
-    fn crash(&mut self, pod: usize) {
+    pub(super) fn crash(&mut self, pod: usize) {
         let who = Who {
             pod,
             life: self.pods[pod].life,
@@ -145,7 +145,7 @@ impl World {
             let after = self.random.ms(0, 500);
             self.after(after, Happening::OutputClose(pod, session));
         }
-        let after = self.random.ms(200, 30_000);
+        let after = self.random.ms(200, if self.quiet { 2_000 } else { 30_000 });
         self.after(after, Happening::Start(pod));
     }
 
@@ -199,7 +199,12 @@ impl World {
         if self.is_frozen(who.pod, Half::Input) || self.process(who).is_none() {
             return Ok(());
         }
-        let operator = match self.random.below(3) {
+        let kinds = if self.scenario.parks() { 4 } else { 3 };
+        let operator = match self.random.below(kinds) {
+            3 => Operator::Unpark {
+                partition: None,
+                lane: None,
+            },
             0 => Operator::Pause,
             1 => Operator::Resume {
                 storm_guard_off_until: None,

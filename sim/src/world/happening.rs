@@ -55,6 +55,7 @@ pub(crate) enum Happening {
     AppAnswer(Who, CallId),
     AppCrash(Who, CallId),
     ConnectionLost(Who, CallId, u64),
+    PodDies(Who, CallId),
     FlushAnswers(Who),
     AppProbed(Who),
 
@@ -121,6 +122,7 @@ impl Happening {
             | Self::AppAnswer(who, _)
             | Self::AppCrash(who, _)
             | Self::ConnectionLost(who, ..)
+            | Self::PodDies(who, _)
             | Self::FlushAnswers(who)
             | Self::AppProbed(who)
             | Self::MetadataRead(who, ..)

@@ -29,6 +29,8 @@ pub enum Nature {
     Hopeless,
     /// The app dies of it, always.
     Poison,
+    /// The whole pod dies of it, always.
+    Deadly,
     /// So many answers that break the contract, then one result.
     Malformed(u32),
     /// The app asks so often to be left alone, then one result.
@@ -180,6 +182,7 @@ fn nature(scenario: &Scenario, random: &mut Random) -> Nature {
         (n.silent, Nature::Silent(times)),
         (n.oversized, Nature::Oversized),
         (n.unstorable, Nature::Unstorable),
+        (n.deadly, Nature::Deadly),
     ] {
         if roll < share {
             return nature;

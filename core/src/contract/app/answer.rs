@@ -15,6 +15,7 @@ use crate::limits::{
 };
 use crate::outcome::{
     Class, Failure, FailureKind, Item, Outcome, Output, OutputKey, RetryAfter, RetryScope,
+    TIMED_OUT,
 };
 
 /// The media type of several results in one answer.
@@ -458,7 +459,7 @@ impl Failure {
     /// No answer before the deadline.
     pub fn timeout() -> Self {
         Self {
-            code: "timeout".to_owned(),
+            code: TIMED_OUT.to_owned(),
             ..Self::refusal("the app did not answer in time", b"")
         }
     }

@@ -38,6 +38,13 @@ fn example() -> Metadata {
     }
 }
 
+fn parked(lane: u64, since_s: u32) -> Parked {
+    Parked {
+        lane: LaneHash(lane),
+        since_s,
+    }
+}
+
 fn resealed(fields: &str) -> String {
     let mut text = fields.to_owned();
     seal(&mut text);
@@ -119,13 +126,16 @@ fn e1_the_whole_ledger_has_its_form() {
         clean: false,
         count: 2,
         range: 5812,
+        named: Some(Named { delta: 7, times: 1 }),
     });
-    metadata.ledger.parked = vec![1, u64::MAX];
+    metadata.ledger.parked = vec![parked(1, 258), parked(u64::MAX, 0)];
     let text = metadata.encode();
     let fields = EXAMPLE.rsplit_once(";c=").unwrap().0;
     assert_eq!(
         text,
-        resealed(&format!("{fields};u=0:2:5812;l=AAAAAAAAAAH__________w"))
+        resealed(&format!(
+            "{fields};u=0:2:5812:7:1;l=AAAAAAAAAAEAAAEC__________8AAAAA"
+        ))
     );
     assert_eq!(Metadata::decode(&text, UnknownKeys::Refuse), Ok(metadata));
 }
@@ -186,8 +196,9 @@ fn e1_a_changed_string_with_a_right_checksum_fails_or_is_what_we_write() {
         clean: true,
         count: 0,
         range: 5812,
+        named: None,
     });
-    metadata.ledger.parked = vec![77];
+    metadata.ledger.parked = vec![parked(77, 1_795_000_000)];
     let text = metadata.encode();
     let fields = text.rsplit_once(";c=").unwrap().0;
     let mut accepted = 0;
@@ -256,10 +267,12 @@ fn e1_nothing_but_the_canonical_form_is_read() {
     check(&format!("{head};a={}", seventeen.join(",")), field("a"));
     check(&format!("{head};u=2:0:0"), field("u"));
     check(&format!("{head};u=1:0:0:0"), field("u"));
+    check(&format!("{head};u=1:0:0:16384:0"), field("u"));
+    check(&format!("{head};u=1:0:0:0:0:0"), field("u"));
     check(&format!("{head};l="), field("l"));
     check(&format!("{head};l=AAAA"), field("l"));
     check(
-        &format!("{head};l={}", URL_SAFE_NO_PAD.encode([1; 33 * 8])),
+        &format!("{head};l={}", URL_SAFE_NO_PAD.encode([1; 33 * 12])),
         field("l"),
     );
     check(&format!("{head};u=1:0:0;d=Fg"), field("after the last one"));
@@ -323,12 +336,16 @@ fn e2_the_fullest_metadata_of_the_largest_window_fits() {
                 clean: false,
                 count: u32::MAX,
                 range: u64::MAX,
+                named: Some(Named {
+                    delta: WINDOW_POSITIONS_MAX - 1,
+                    times: u32::MAX,
+                }),
             }),
-            parked: vec![u64::MAX; 40],
+            parked: vec![parked(u64::MAX, u32::MAX); 40],
         },
     };
     let text = metadata.encode();
-    assert!(text.len() <= 3_800, "{}", text.len());
+    assert!(text.len() <= 3_990, "{}", text.len());
     let decoded = Metadata::decode(&text, UnknownKeys::Refuse).unwrap();
     assert_eq!(
         decoded.ledger.attempts,
@@ -370,15 +387,23 @@ fn metadata() -> impl Strategy<Value = Metadata> {
         };
         attempts.into_iter().map(one).collect()
     });
-    let crash =
-        proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>())).prop_map(|crash| {
-            crash.map(|(clean, count, range)| CrashState {
+    let named = proptest::option::of(
+        (0..WINDOW_POSITIONS_MAX, any::<u32>()).prop_map(|(delta, times)| Named { delta, times }),
+    );
+    let crash = proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>(), named)).prop_map(
+        |crash| {
+            crash.map(|(clean, count, range, named)| CrashState {
                 clean,
                 count,
                 range,
+                named,
             })
-        });
-    let parked = proptest::collection::vec(any::<u64>(), 0..=32);
+        },
+    );
+    let parked = proptest::collection::vec(
+        any::<(u64, u32)>().prop_map(|(lane, since)| parked(lane, since)),
+        0..=32,
+    );
     let terminal = proptest::collection::vec(any::<u8>(), 0..2_048).prop_map(|mut bits| {
         while bits.last() == Some(&0) {
             bits.pop();

@@ -43,6 +43,7 @@ fn settings() -> Settings {
         concurrency: Concurrency::Fixed(4),
         batch: batcher::Settings::SINGLE,
         tolerate_reordering: false,
+        parking: None,
         retry: fate::Settings {
             attempts_max: 0,
             age_max: Duration::from_secs(3600),

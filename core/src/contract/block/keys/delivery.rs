@@ -5,7 +5,7 @@ use super::Form::Any;
 use super::Kind::{
     Duration, Flag, Number, Section, Size, SizeOrPercentage, Text, Whole, Word, WordOr,
 };
-use super::{Key, Later, Zero, key};
+use super::{Key, Zero, key};
 use crate::limits::WINDOW_POSITIONS_MAX;
 
 pub(super) const KEYS: &[Key] = &[
@@ -34,7 +34,7 @@ pub(super) const KEYS: &[Key] = &[
     key("batch.maxBytes", Size(1), Json("\"1Mi\""), "Bytes of the events of one batch; one larger event goes alone.").rule("D-C3"),
     key("batch.linger", Duration(Zero::Allowed), Json("\"5ms\""), "How long the first event waits for more while calls are open.").rule("D-C3"),
     key("batch.maxPerLane", Whole("events", 1, 10_000), Json("1"), "Events of one lane in a batch.").rule("D-C3"),
-    key("batch.adaptive", Flag, Json("false"), "Whether the size of batches follows the app's latency.").rule("D-C3").later(Later::Set),
+    key("batch.adaptive", Flag, Json("false"), "Whether the size of batches follows the app's latency.").rule("D-C3"),
     key("batch.targetP99", Duration(Zero::Refused), Json("\"1s\""), "The latency that adaptive batches aim at.").rule("D-C3"),
     key("batch.orderedResults", Word(&["Strict", "Tolerate"]), Json("\"Strict\""), "After an item that asks for a retry: discard the later results of its lane, or keep them.").rule("A-B4"),
 
@@ -62,7 +62,7 @@ pub(super) const KEYS: &[Key] = &[
     key("stormGuard.minRecords", Whole("events", 1, u64::MAX), Json("100"), "Would-be dead letters below which it stays quiet.").rule("D-B3"),
 
     key("deadLetter", Section, Nothing, "What becomes of events that could not be answered."),
-    key("deadLetter.onDeadLetter", Word(&["Continue", "ParkKey"]), Json("\"Continue\""), "Whether the lane goes on, or its later events are dead-lettered too.").rule("D-L5").later(Later::Words(&["ParkKey"])),
+    key("deadLetter.onDeadLetter", Word(&["Continue", "ParkKey"]), Json("\"Continue\""), "Whether the lane goes on, or its later events are dead-lettered too.").rule("D-L5"),
     key("deadLetter.parkTtl", Duration(Zero::Refused), Json("\"24h\""), "How long a key stays parked.").rule("D-L5"),
     key("deadLetter.oversized", Word(&["Block", "Truncate"]), Json("\"Block\""), "When the event does not fit even without the error: hold the partition, or cut the value.").rule("D-D5"),
     key("deadLetter.maxRedrives", Whole("times", 0, 1_000), Json("3"), "How often a dead letter may be sent again.").rule("D-D6"),
