@@ -500,7 +500,7 @@ impl Intake {
     }
 
     /// The event waits behind one of its lane that comes again.
-    fn put_behind(&mut self, event: EventRef) {
+    pub(super) fn put_behind(&mut self, event: EventRef) {
         let tenure = self
             .tenures
             .get_mut(&event.tenure)

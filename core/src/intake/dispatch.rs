@@ -119,14 +119,11 @@ impl Intake {
         if others && self.names_somebody() && !self.is_named(None) {
             return None;
         }
-        while let Some(mut half) = self.next_half(now) {
-            half.retain(|event| match self.parked_letter(*event) {
-                Some(letter) => {
-                    self.dead_letter_unsent(*event, letter, now, effects);
-                    false
-                }
-                None => true,
-            });
+        while let Some(half) = self.next_half(now) {
+            let (parked, half): (Vec<_>, Vec<_>) = half
+                .into_iter()
+                .partition(|event| self.parked_letter(*event).is_some());
+            self.dead_letter_parked(&parked, now, effects);
             if !half.is_empty() {
                 return Some(half);
             }

@@ -111,6 +111,35 @@ impl Intake {
         parked.then(letter)
     }
 
+    /// Events of a half that is not sent, because their lanes were parked meanwhile. Of several
+    /// events of one lane the later ones wait in it for their turn.
+    pub(super) fn dead_letter_parked(
+        &mut self,
+        events: &[EventRef],
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut lanes = Vec::new();
+        let (mut first, mut behind) = (Vec::new(), Vec::new());
+        for event in events {
+            let Some(lane) = self.work(*event).map(|work| (event.tenure, work.lane)) else {
+                continue;
+            };
+            if lanes.contains(&lane) {
+                behind.push(*event);
+            } else {
+                lanes.push(lane);
+                first.push(*event);
+            }
+        }
+        for event in behind.into_iter().rev() {
+            self.put_behind(event);
+        }
+        for event in first {
+            self.dead_letter_unsent(event, letter(), now, effects);
+        }
+    }
+
     /// An operator lets lanes go on.
     pub(super) fn unpark(&mut self, partition: Option<&Partition>, lane: Option<LaneHash>) {
         for tenure in self.tenures.values_mut() {
