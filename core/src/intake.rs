@@ -19,6 +19,7 @@ mod parking;
 mod partitions;
 mod pod_crash;
 mod publishing;
+mod revocation;
 pub mod settings;
 pub mod state;
 mod tenure;
@@ -79,7 +80,7 @@ pub struct Intake {
     link: publishing::LinkState,
     commits: commits::Commits,
     transactions: transactions::Transactions,
-    revocation: Option<commits::Revocation>,
+    revocation: Option<revocation::Revocation>,
     /// The client is being destroyed and made anew (R4c).
     rejoining: bool,
 

@@ -1,17 +1,14 @@
-//! Commits, leases, revocation and doubt.
+//! Commits, leases and doubt, partitions that are lost, and the end.
 //!
 //! Invariant: one commit is outstanding; its end is known only from its own callback or from the
 //! destruction of the client (R4c).
-//! Invariant: a partition is let go only after every commit that touches it has ended, and none
-//! follows (R4b).
 
 use std::time::Duration;
 
 use super::Intake;
 use super::io::{Commit, CommitId, CommitOutcome, Effect, Fact};
 use super::publishing;
-use super::tenure::{Phase, TenureId};
-use super::transactions::Settled;
+use super::tenure::TenureId;
 use crate::contract::publish::{Request, Revoked};
 use crate::position::{Partition, Position};
 use crate::rules::Rule;
@@ -19,7 +16,7 @@ use crate::time::Time;
 
 /// Refused commits in a row before somebody is told (D-W3), and before the client is made anew
 /// when it is the membership that is refused (D-G6).
-const FAILURES_MAX: u32 = 3;
+pub(super) const FAILURES_MAX: u32 = 3;
 
 /// What is known about commits.
 #[derive(Debug, Default)]
@@ -51,26 +48,6 @@ struct OpenCommit {
     generation: i32,
     /// What was committed, and how many terminal events it covered.
     offsets: Vec<(TenureId, Position, u64)>,
-}
-
-/// Partitions that the group wants back (D-G4).
-#[derive(Debug)]
-pub(super) struct Revocation {
-    partitions: Vec<Partition>,
-    tenures: Vec<TenureId>,
-    started: Time,
-    deadline: Time,
-    step: Step,
-}
-
-#[derive(Debug)]
-enum Step {
-    /// Waiting for the acks of results already sent.
-    Draining,
-    /// The last commit is out.
-    Committing(CommitId),
-    /// The last commit was refused for now.
-    Again { at: Time, times: u32 },
 }
 
 impl Commits {
@@ -116,16 +93,6 @@ impl Commits {
             offsets,
         });
         id
-    }
-}
-
-impl Revocation {
-    fn wake(&self) -> Option<Duration> {
-        match &self.step {
-            Step::Draining => Some(self.deadline.boot),
-            Step::Committing(_) => None,
-            Step::Again { at, .. } => Some(at.boot),
-        }
     }
 }
 
@@ -200,7 +167,7 @@ impl Intake {
         tenure.in_doubt && self.settings.rules.hold(Rule::Doubt)
     }
 
-    fn cut_commit(
+    pub(super) fn cut_commit(
         &mut self,
         which: impl Fn(&super::Tenure) -> bool,
         clean: bool,
@@ -340,171 +307,6 @@ impl Intake {
         }
     }
 
-    /// Step (a) of D-G4: no more dispatch, no more lease; what was sent is awaited.
-    pub(super) fn revoking(
-        &mut self,
-        partitions: Vec<Partition>,
-        now: Time,
-        effects: &mut Vec<Effect>,
-    ) {
-        assert!(self.revocation.is_none(), "one rebalance at a time");
-        self.tally.rebalances[1] += 1;
-        let tenures: Vec<_> = partitions
-            .iter()
-            .filter_map(|p| self.by_partition.get(p).copied())
-            .collect();
-        for id in &tenures {
-            let tenure = self
-                .tenures
-                .get_mut(id)
-                .expect("by_partition names tenures");
-            tenure.lease.clear();
-            match &tenure.phase {
-                Phase::Live { token, topic } => {
-                    tenure.phase = Phase::Revoking {
-                        token: token.clone(),
-                        topic: *topic,
-                    };
-                }
-                // Nothing was taken: what is still read about them comes too late.
-                Phase::Reading { .. } | Phase::Halted { .. } => {
-                    self.close(*id, |counters, n| counters.stale_revoked += n);
-                }
-                Phase::DataLost { .. } | Phase::Revoking { .. } => {}
-            }
-        }
-        // Exactly-once: what is open may still join the transaction (D-G4 b).
-        if !self.exactly_once() {
-            self.stop_producing(partitions.clone(), effects);
-        }
-        if !self.settings.rules.hold(Rule::RevokeExclusion) {
-            effects.push(Effect::Unassign(partitions.clone()));
-        }
-        self.revocation = Some(Revocation {
-            partitions,
-            tenures,
-            started: now,
-            deadline: now.plus(self.settings.drain_revoke),
-            step: Step::Draining,
-        });
-    }
-
-    /// When time alone moves the revocation on; an open commit has to end first.
-    pub(super) fn next_revocation(&self) -> Option<Duration> {
-        if self.rejoining || self.commit_is_open() {
-            return None;
-        }
-        self.revocation.as_ref()?.wake()
-    }
-
-    /// Steps (b) to (e) of D-G4.
-    pub(super) fn advance_revocation(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let Some(revocation) = &self.revocation else {
-            return;
-        };
-        if self.rejoining || self.commit_is_open() {
-            return;
-        }
-        if self.exactly_once() {
-            let tenures = revocation.tenures.clone();
-            let late = now.boot >= revocation.deadline.boot;
-            let last_was_cut = matches!(revocation.step, Step::Committing(_));
-            match self.revocation_settled(&tenures, late, last_was_cut, now, effects) {
-                Settled::No => {}
-                Settled::Cut(id) => {
-                    if let Some(revocation) = self.revocation.as_mut().filter(|_| late) {
-                        revocation.step = Step::Committing(id);
-                    }
-                }
-                Settled::Yes => self.release(now, effects),
-            }
-            return;
-        }
-        let mine = |id: &TenureId| self.tenures.get(id);
-        let at_output = revocation
-            .tenures
-            .iter()
-            .filter_map(mine)
-            .any(|t| t.at_output > 0);
-        let dirty = revocation
-            .tenures
-            .iter()
-            .filter_map(mine)
-            .any(super::Tenure::is_unsettled);
-        let commit = match revocation.step {
-            Step::Draining if at_output && now.boot < revocation.deadline.boot => return,
-            Step::Again { at, .. } if now.boot < at.boot => return,
-            Step::Draining | Step::Again { .. } => dirty,
-            // Its end is handled in `revocation_commit_ended`.
-            Step::Committing(_) => false,
-        };
-        if commit {
-            let tenures = revocation.tenures.clone();
-            let which = |tenure: &super::Tenure| matches!(tenure.phase, Phase::Revoking { .. });
-            if let Some(id) = self.cut_commit(which, true, now, effects) {
-                let revocation = self.revocation.as_mut().expect("it was just there");
-                debug_assert_eq!(tenures, revocation.tenures);
-                revocation.step = Step::Committing(id);
-                return;
-            }
-        }
-        self.release(now, effects);
-    }
-
-    /// Step (e) of D-G4: lets go.
-    fn release(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let Some(revocation) = self.revocation.take() else {
-            return;
-        };
-        // Results that were sent in vain must not be stored by the next transaction.
-        let staged = |id: &TenureId| self.tenures.get(id).is_some_and(|t| t.staged > 0);
-        if revocation.tenures.iter().any(staged) {
-            self.stop_producing(revocation.partitions.clone(), effects);
-        }
-        self.tally
-            .revoke_drain
-            .record(now.since(revocation.started));
-        for id in &revocation.tenures {
-            if let Some((partition, unfinished)) =
-                self.close(*id, |counters, n| counters.stale_revoked += n)
-            {
-                effects.push(Effect::Report(Fact::Released {
-                    partition,
-                    unfinished,
-                }));
-            }
-        }
-        if self.settings.rules.hold(Rule::RevokeExclusion) {
-            effects.push(Effect::Unassign(revocation.partitions));
-        }
-    }
-
-    fn revocation_commit_ended(&mut self, ended: CommitId, now: Time) {
-        let Some(revocation) = &mut self.revocation else {
-            return;
-        };
-        let dirty = revocation
-            .tenures
-            .iter()
-            .filter_map(|id| self.tenures.get(id))
-            .any(|tenure| tenure.is_dirty() && tenure.commit_failures > 0);
-        if let Step::Committing(id) = revocation.step
-            && id == ended
-            && dirty
-        {
-            let times = match revocation.step {
-                Step::Again { times, .. } => times + 1,
-                Step::Draining | Step::Committing(_) => 1,
-            };
-            if times <= FAILURES_MAX && now.boot < revocation.deadline.boot {
-                revocation.step = Step::Again {
-                    at: now.plus(self.settings.commit_interval),
-                    times,
-                };
-            }
-        }
-    }
-
     /// The group gave these away already (D-G5).
     pub(super) fn lost(&mut self, partitions: &[Partition], effects: &mut Vec<Effect>) {
         let ids: Vec<_> = partitions
@@ -583,7 +385,7 @@ impl Intake {
     }
 
     /// Ends a tenure; what is unfinished is counted as stale and read again by the next owner.
-    fn close(
+    pub(super) fn close(
         &mut self,
         id: TenureId,
         count: impl FnOnce(&mut super::Counters, u64),
