@@ -6,6 +6,11 @@
 #                        MILLRACE_TEST_KAFKA         host:port, plain
 #                        MILLRACE_TEST_KAFKA_SECURE  host:port, TLS and SASL (PLAIN, SCRAM-SHA-256/512)
 #                        MILLRACE_TEST_KAFKA_CA      the certificate to trust for it
+#                        MILLRACE_TEST_KAFKA_TOKENS  host:port, SASL OAUTHBEARER: unsigned tokens (alg none)
+#                                                    whose subject is anybody; who stays shows
+#                                                    a new one every four seconds
+#                        MILLRACE_TEST_KAFKA_MUTUAL  host:port, TLS that asks for our certificate
+#                        MILLRACE_TEST_KAFKA_CLIENT  a certificate and its key for it, in one file
 #                        MILLRACE_TEST_KAFKA_PID     the process, for tests that pause or kill it
 #   kafka.sh kill N    kills node N with signal 9
 #   kafka.sh revive N  starts it again, as it was
@@ -36,7 +41,7 @@ fail() { say "$*"; exit 1; }
 # The files of the first node have the plain names: server.properties, logs, pid.
 of() { (($2 == 1)) && echo "$data/$1" || echo "$data/$1-$2"; }
 
-node_port() { echo $(($(<"$data/port") + 3 * ($1 - 1))); }
+node_port() { echo $(($(<"$data/port") + 5 * ($1 - 1))); }
 
 # By the command line too: after a reboot the number may belong to a stranger.
 node_runs() {
@@ -66,6 +71,9 @@ print_address() {
     printf 'MILLRACE_TEST_KAFKA=%s\n' "${all#,}"
     printf 'MILLRACE_TEST_KAFKA_SECURE=127.0.0.1:%d\n' "$((port + 2))"
     printf 'MILLRACE_TEST_KAFKA_CA=%s\n' "$data/ca.pem"
+    printf 'MILLRACE_TEST_KAFKA_TOKENS=127.0.0.1:%d\n' "$((port + 3))"
+    printf 'MILLRACE_TEST_KAFKA_MUTUAL=127.0.0.1:%d\n' "$((port + 4))"
+    printf 'MILLRACE_TEST_KAFKA_CLIENT=%s\n' "$data/client.pem"
     printf 'MILLRACE_TEST_KAFKA_PID=%d\n' "$(<"$data/pid")"
 }
 
@@ -94,12 +102,12 @@ POM
     mv -T "$fetched" "$jars"
 }
 
-# Three neighbouring ports per node, below the range that the system gives to clients.
+# Five neighbouring ports per node, below the range that the system gives to clients.
 choose_port() {
     local port next free
     for _ in {1..50}; do
-        port=$((20000 + RANDOM % 3900 * 3)) free=1
-        for ((next = port; next < port + 3 * nodes; next++)); do
+        port=$((20000 + RANDOM % 2400 * 5)) free=1
+        for ((next = port; next < port + 5 * nodes; next++)); do
             ! answers "$next" || free=0
         done
         if ((free)); then
@@ -117,6 +125,15 @@ make_certificate() {
         -storetype PKCS12 -storepass "$password" -keystore "$data/keystore.p12" 2>/dev/null >&2
     keytool -exportcert -rfc -alias broker -storetype PKCS12 -storepass "$password" \
         -keystore "$data/keystore.p12" -file "$data/ca.pem.new" 2>/dev/null >&2
+    # Who has this one may come in: the broker trusts nobody else.
+    keytool -genkeypair -noprompt -alias client -keyalg EC -groupname secp256r1 -validity 3650 \
+        -dname CN=millrace-test-client -ext bc:c \
+        -storetype PKCS12 -storepass "$password" -keystore "$data/client.p12" 2>/dev/null >&2
+    keytool -exportcert -rfc -alias client -storetype PKCS12 -storepass "$password" \
+        -keystore "$data/client.p12" -file "$data/client.crt" 2>/dev/null >&2
+    keytool -importcert -noprompt -alias client -file "$data/client.crt" \
+        -storetype PKCS12 -storepass "$password" -keystore "$data/truststore.p12" 2>/dev/null >&2
+    openssl pkcs12 -in "$data/client.p12" -passin "pass:$password" -nodes -out "$data/client.pem" 2>/dev/null >&2
     mv "$data/ca.pem.new" "$data/ca.pem"
 }
 
@@ -135,9 +152,9 @@ node.id=$node
 controller.quorum.voters=${voters#,}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAIN
-listeners=PLAIN://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SECURE://127.0.0.1:$((port + 2))
-advertised.listeners=PLAIN://127.0.0.1:$port,SECURE://127.0.0.1:$((port + 2))
-listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+listeners=PLAIN://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SECURE://127.0.0.1:$((port + 2)),TOKENS://127.0.0.1:$((port + 3)),MUTUAL://127.0.0.1:$((port + 4))
+advertised.listeners=PLAIN://127.0.0.1:$port,SECURE://127.0.0.1:$((port + 2)),TOKENS://127.0.0.1:$((port + 3)),MUTUAL://127.0.0.1:$((port + 4))
+listener.security.protocol.map=PLAIN:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL,TOKENS:SASL_PLAINTEXT,MUTUAL:SSL
 listener.name.secure.ssl.keystore.type=PKCS12
 listener.name.secure.ssl.keystore.location=$data/keystore.p12
 listener.name.secure.ssl.keystore.password=$password
@@ -145,6 +162,16 @@ listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$user="$password";
 listener.name.secure.scram-sha-256.sasl.jaas.config=$scram required;
 listener.name.secure.scram-sha-512.sasl.jaas.config=$scram required;
+listener.name.tokens.sasl.enabled.mechanisms=OAUTHBEARER
+listener.name.tokens.oauthbearer.connections.max.reauth.ms=4000
+listener.name.tokens.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
+listener.name.mutual.ssl.client.auth=required
+listener.name.mutual.ssl.keystore.type=PKCS12
+listener.name.mutual.ssl.keystore.location=$data/keystore.p12
+listener.name.mutual.ssl.keystore.password=$password
+listener.name.mutual.ssl.truststore.type=PKCS12
+listener.name.mutual.ssl.truststore.location=$data/truststore.p12
+listener.name.mutual.ssl.truststore.password=$password
 log.dirs=$(of logs "$node")
 num.partitions=4
 default.replication.factor=$copies
@@ -212,9 +239,12 @@ start() {
         launch "$node"
     done
     ready() {
-        local node
+        local node port
         for ((node = 1; node <= nodes; node++)); do
-            ! node_runs "$node" || answers $(($(node_port "$node") + 2)) || return 1
+            ! node_runs "$node" || {
+                port=$(node_port "$node")
+                answers $((port + 2)) && answers $((port + 3)) && answers $((port + 4))
+            } || return 1
         done
     }
     if ! wait_until "$start_seconds_max" ready || ! running; then

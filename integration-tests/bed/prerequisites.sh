@@ -83,6 +83,8 @@ check_kafka() {
         lacks "Java $java_major_min or newer (found ${found:-none})" "$package"
     fi
     have mvn || lacks "Maven (mvn)" maven
+    # Brings keys out of the stores that keytool makes.
+    have openssl || lacks "openssl" openssl
 }
 
 check() {

@@ -24,6 +24,7 @@ pub mod records;
 pub mod scenario;
 pub mod soak;
 pub mod tales;
+pub mod token_endpoint;
 pub mod wait;
 pub mod world;
 

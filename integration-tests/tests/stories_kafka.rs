@@ -1,10 +1,13 @@
 //! The stories that depend on the broker, on the real Kafka that `MILLRACE_TEST_KAFKA` names.
 
+use std::time::Duration;
+
 use millrace_integration_tests::broker::BrokerKind;
 use millrace_integration_tests::dice::Dice;
 use millrace_integration_tests::soak::{Plan, soak};
 use millrace_integration_tests::tales::{logs, outages};
-use millrace_integration_tests::{App, Event, World, acl, tales};
+use millrace_integration_tests::token_endpoint::{CLIENT, SECRET, TokenEndpoint};
+use millrace_integration_tests::{App, Event, World, acl, tales, wait_until};
 use serde_json::json;
 
 /// A world on the real Kafka; `None`, with the reason printed, if there is none.
@@ -102,12 +105,13 @@ fn kill_9_of_everyone_in_turn_under_exactly_once_doubles_nothing_in_batches() {
     tales::killed_in_turn(world.exactly_once().batch(), false);
 }
 
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} comes with MILLRACE_TEST_KAFKA"))
+}
+
 /// A world whose proxies come over TLS with a user and this password; `None` without a Kafka.
 fn secure_world(password: &str) -> Option<(World, tempfile::TempDir)> {
     let world = world()?;
-    let variable = |name: &str| {
-        std::env::var(name).unwrap_or_else(|_| panic!("{name} comes with MILLRACE_TEST_KAFKA"))
-    };
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
     std::fs::write(&file, password).expect("a password file");
@@ -297,4 +301,126 @@ fn a_short_soak_loses_nothing_and_keeps_the_order() {
     });
     assert!(tally.is_good(guarantee), "{tally:?}");
     assert!(tally.kills > 3, "{tally:?}");
+}
+
+/// A world whose proxies show tokens of this endpoint; `None` without a Kafka.
+fn world_with_tokens(endpoint: &TokenEndpoint) -> Option<(World, tempfile::TempDir)> {
+    let world = world()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("secret");
+    std::fs::write(&file, SECRET).expect("a secret");
+    let connection = json!({
+        "bootstrap": [variable("MILLRACE_TEST_KAFKA_TOKENS")],
+        "tls": "Off",
+        "sasl": {"mechanism": "OAuthBearer", "oauth": {
+            "tokenUrl": endpoint.url(), "clientId": CLIENT, "clientSecret": {"file": file},
+            "scope": "events",
+        }},
+    });
+    Some((world.set("connections.main.kafka", connection), folder))
+}
+
+/// Brokers ask again every four seconds, tokens live for eight.
+const TOKEN_LIFE: Duration = Duration::from_secs(8);
+
+#[test]
+fn d_p2_tokens_are_renewed_before_they_end_and_nothing_stops() {
+    let endpoint = TokenEndpoint::start(TOKEN_LIFE);
+    let Some((world, _folder)) = world_with_tokens(&endpoint) else {
+        return;
+    };
+    let world = world.app(App::doubler()).start();
+    let load = world.load(200, 20);
+    world.has_results(50);
+    let first = endpoint.given();
+    // Every client of both proxies has had two more tokens.
+    wait_until("tokens are renewed", || endpoint.given() >= 3 * first);
+    let stored = world.results_count();
+    world.has_results(stored + 100);
+    load.stop();
+    world.assert_each_event_answered_once();
+    let asked = endpoint.last_request();
+    assert!(
+        asked.contains("grant_type=client_credentials") && asked.contains("scope=events"),
+        "{asked}"
+    );
+    assert_eq!(endpoint.refused(), 0);
+}
+
+#[test]
+fn d_p2_without_a_token_a_block_waits_and_goes_on_with_the_first_one() {
+    let endpoint = TokenEndpoint::start(TOKEN_LIFE);
+    endpoint.refuse(true);
+    let Some((world, _folder)) = world_with_tokens(&endpoint) else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    world.output().says_all(&["OAUTHBEARER", "unknown client"]);
+    let (code, body) = world.pods[0].ask_output("/readyz").expect("it answers");
+    assert!(code != 200 && body.contains("OAUTHBEARER"), "{code} {body}");
+    assert!(world.input().runs() && world.output().runs());
+    endpoint.refuse(false);
+    world.send_numbers(200, 20);
+    world.assert_each_event_answered_once();
+    for log in [world.input().log(), world.output().log()] {
+        assert!(!log.contains("panicked") && !log.contains(SECRET), "{log}");
+    }
+}
+
+#[test]
+fn d_p2_an_endpoint_that_is_away_for_a_while_loses_nothing() {
+    let endpoint = TokenEndpoint::start(TOKEN_LIFE);
+    let Some((world, _folder)) = world_with_tokens(&endpoint) else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    let load = world.load(200, 20);
+    world.has_results(50);
+    endpoint.refuse(true);
+    let refused = endpoint.refused();
+    wait_until("nobody has a good token any more", || {
+        endpoint.refused() >= refused + 6
+    });
+    endpoint.refuse(false);
+    let stored = world.results_count();
+    world.has_results(stored + 300);
+    load.stop();
+    world.assert_nothing_lost();
+    assert!(world.dead_letters().is_empty());
+    assert!(world.input().runs() && world.output().runs());
+}
+
+/// A world whose proxies show a certificate, or none; `None` without a Kafka.
+fn world_with_certificate(certificate: bool) -> Option<World> {
+    let world = world()?;
+    let own = variable("MILLRACE_TEST_KAFKA_CLIENT");
+    let mut tls = json!({"ca": variable("MILLRACE_TEST_KAFKA_CA")});
+    if certificate {
+        tls["cert"] = own.clone().into();
+        tls["key"] = own.into();
+    }
+    let bootstrap = variable("MILLRACE_TEST_KAFKA_MUTUAL");
+    let connection = json!({"bootstrap": [bootstrap], "tls": tls});
+    Some(world.set("connections.main.kafka", connection))
+}
+
+#[test]
+fn d_p1_a_block_works_with_a_certificate_of_its_own() {
+    let Some(world) = world_with_certificate(true) else {
+        return;
+    };
+    tales::each_event_once(world);
+}
+
+#[test]
+fn d_p1_a_certificate_that_is_missing_is_named_and_waited_for() {
+    let Some(world) = world_with_certificate(false) else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    world.output().says_all(&["main", "certificate"]);
+    let (code, _) = world.pods[0].ask_output("/readyz").expect("it answers");
+    assert_ne!(code, 200);
+    assert_eq!(world.input().end().code(), Some(0));
+    assert_eq!(world.output().end().code(), Some(0));
 }

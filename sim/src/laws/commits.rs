@@ -66,7 +66,7 @@ impl Laws {
             partition: index,
             tenure: tenure.number,
             position: at,
-            crash: metadata.ledger.crash.clone(),
+            crash: metadata.ledger.crash,
         };
         Ok((covered, metadata))
     }
