@@ -10,7 +10,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 bed := integration-tests/bed
 # What `cargo build` makes, wherever the target folder is.
-bin := $(or $(CARGO_TARGET_DIR),target)/debug
+target := $(or $(CARGO_TARGET_DIR),target)
+bin := $(target)/debug
 
 .PHONY: help
 help: ## show this list
@@ -22,6 +23,11 @@ help: ## show this list
 build: ## the binaries, in target/debug: millrace, millrace-input, millrace-output
 	@$(bed)/prerequisites.sh build
 	cargo build -p millrace-cli -p millrace-input -p millrace-output
+
+.PHONY: release
+release: ## the same binaries as they are shipped, in target/release (takes longer)
+	@$(bed)/prerequisites.sh build
+	cargo build --release -p millrace-cli -p millrace-input -p millrace-output
 
 .PHONY: demo
 demo: build ## a scikit-learn model answers 20,000 real events, and the audit proves it; KEEP=1 goes on
@@ -41,8 +47,8 @@ test-kafka: ## conformance and stories on a real Apache Kafka (needs Java and Ma
 	@CI=1 $(bed)/tiers.sh kafka
 
 .PHONY: bench
-bench: build ## events per second beside a plain copy and the app's own ceiling; kept in bench/results/
-	@$(bin)/millrace bench
+bench: release ## events per second beside a plain copy and the app's own ceiling; kept in bench/results/
+	@$(target)/release/millrace bench
 
 # How many seeds `make sim` tries; a failing one is written to sim/regressions/.
 SEEDS ?= 10000
@@ -57,7 +63,14 @@ MINUTES ?= 5
 
 .PHONY: soak
 soak: ## random kill -9 of input, output and app under load, then a count; MINUTES=5 BROKER=kafka
-	@MINUTES=$(MINUTES) BROKER=$(BROKER) GUARANTEE=$(GUARANTEE) SEED=$(SEED) $(bed)/soak.sh
+	@MINUTES=$(MINUTES) BROKER=$(BROKER) GUARANTEE=$(GUARANTEE) SEED=$(SEED) $(bed)/long-run.sh soak
+
+# How many events wait for the output.
+EVENTS ?= 200000
+
+.PHONY: outage
+outage: ## the output cannot reach its broker while events wait: memory over time; MINUTES=5 EVENTS=200000
+	@MINUTES=$(MINUTES) EVENTS=$(EVENTS) BROKER=$(BROKER) $(bed)/long-run.sh outage
 
 # The targets are the files of fuzz/fuzz_targets/.
 TARGET ?= batch_answer

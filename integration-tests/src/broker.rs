@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use crate::process::{Process, binary};
 
@@ -37,6 +38,38 @@ impl BrokerKind {
         println!("skipped: {KAFKA} does not name a Kafka");
         None
     }
+
+    /// What `BROKER` asks for: `kafka`, or `embedded`, in files.
+    ///
+    /// # Errors
+    /// It is neither, or no Kafka is named.
+    pub fn wanted() -> Result<Self, String> {
+        match variable("BROKER").as_deref() {
+            None | Some("kafka") => variable(KAFKA)
+                .map(Self::Kafka)
+                .ok_or(format!("{KAFKA} does not name a Kafka")),
+            Some("embedded") => Ok(Self::Files),
+            Some(other) => Err(format!("BROKER={other}; there are kafka and embedded")),
+        }
+    }
+}
+
+/// An environment variable that says something.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// How long a run is to last, from `MINUTES`.
+///
+/// # Errors
+/// It is no length of time.
+pub fn minutes() -> Result<Duration, String> {
+    let minutes = variable("MINUTES").unwrap_or("5".into());
+    let length = minutes.parse().ok();
+    length
+        .filter(|m| (0.1..=10_000.0).contains(m))
+        .map(|m: f64| Duration::from_secs_f64(60.0 * m))
+        .ok_or(format!("MINUTES={minutes} is no length of time"))
 }
 
 /// A broker that runs.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use millrace_integration_tests::broker::BrokerKind;
 use millrace_integration_tests::dice::Dice;
 use millrace_integration_tests::soak::{Plan, soak};
+use millrace_integration_tests::tales::outages::Outage;
 use millrace_integration_tests::tales::{logs, outages};
 use millrace_integration_tests::token_endpoint::{CLIENT, SECRET, TokenEndpoint};
-use millrace_integration_tests::{App, Event, World, acl, tales, wait_until};
+use millrace_integration_tests::{App, Event, World, acl, scenario, tales, wait_until};
 use serde_json::json;
 
 /// A world on the real Kafka; `None`, with the reason printed, if there is none.
@@ -208,7 +209,7 @@ fn f_1_all_brokers_are_away_beyond_the_session() {
 #[test]
 fn f_12_the_output_is_cut_off_and_memory_is_flat() {
     let Some(world) = world() else { return };
-    outages::output_away(world);
+    outages::output_away(world, &Outage::SHORT);
 }
 
 #[test]
@@ -368,7 +369,12 @@ fn d_p2_without_a_token_a_block_waits_and_goes_on_with_the_first_one() {
 }
 
 #[test]
-fn d_p2_an_endpoint_that_is_away_for_a_while_loses_nothing() {
+fn f_17_a_token_endpoint_that_is_away_beyond_the_life_of_its_tokens_loses_nothing() {
+    scenario(
+        "F-17",
+        &["D-P2", "D-H1", "D-C4"],
+        "tokens end while their endpoint refuses; work goes on by itself with the next one",
+    );
     let endpoint = TokenEndpoint::start(TOKEN_LIFE);
     let Some((world, _folder)) = world_with_tokens(&endpoint) else {
         return;

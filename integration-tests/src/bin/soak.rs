@@ -8,9 +8,8 @@
 )]
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use millrace_integration_tests::broker::{BrokerKind, KAFKA};
+use millrace_integration_tests::broker::{BrokerKind, minutes, variable};
 use millrace_integration_tests::dice::Dice;
 use millrace_integration_tests::soak::{Plan, soak};
 
@@ -29,26 +28,11 @@ fn main() -> ExitCode {
 
 /// Everything comes by environment, as `make` has it.
 fn plan() -> Result<Plan, String> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let minutes = variable("MINUTES").unwrap_or("5".into());
-    let length = minutes
-        .parse()
-        .ok()
-        .filter(|m| (0.1..=10_000.0).contains(m));
-    let length: f64 = length.ok_or(format!("MINUTES={minutes} is no length of time"))?;
     let seed = match variable("SEED") {
         None => Dice::any_seed(),
         Some(text) => text
             .parse()
             .map_err(|_| format!("SEED={text} is no seed"))?,
-    };
-    let broker = match variable("BROKER").as_deref() {
-        None | Some("kafka") => {
-            let bootstrap = variable(KAFKA).ok_or(format!("{KAFKA} does not name a Kafka"))?;
-            BrokerKind::Kafka(bootstrap)
-        }
-        Some("embedded") => BrokerKind::Files,
-        Some(other) => return Err(format!("BROKER={other}; there are kafka and embedded")),
     };
     let guarantee = variable("GUARANTEE").unwrap_or("AtLeastOnce".into());
     if !["AtLeastOnce", "ExactlyOnce"].contains(&guarantee.as_str()) {
@@ -57,8 +41,8 @@ fn plan() -> Result<Plan, String> {
         ));
     }
     Ok(Plan {
-        length: Duration::from_secs_f64(60.0 * length),
-        broker,
+        length: minutes()?,
+        broker: BrokerKind::wanted()?,
         guarantee,
         seed,
     })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::judge::Verdict;
 use crate::wait::{Deadline, let_pass, wait_until};
 use crate::world::Running;
 use crate::{App, Say, World, scenario};
@@ -60,8 +61,62 @@ pub fn all_brokers_away(world: World) {
     println!("{held} requests before the return: {verdict:?}");
 }
 
-/// The output alone cannot reach the brokers, and a lot waits.
-pub fn output_away(world: World) {
+/// How long the output is cut off, and how much waits for it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Outage {
+    /// Events that wait.
+    pub events: usize,
+    /// Time for memory to have a chance to grow.
+    pub length: Duration,
+    /// `flow.maxInFlight`.
+    pub in_flight_max: u32,
+}
+
+impl Outage {
+    /// Long enough to see that something is held, short enough for every run of the tests.
+    pub const SHORT: Self = Self {
+        events: 20_000,
+        length: Duration::from_secs(5),
+        in_flight_max: 300,
+    };
+}
+
+/// Resident memory in bytes, at a time since everything that may be in flight was.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Since the budget was full.
+    pub at: Duration,
+    /// Of the input.
+    pub input: usize,
+    /// Of the output.
+    pub output: usize,
+}
+
+impl Memory {
+    fn now(at: Duration, world: &mut Running) -> Self {
+        Self {
+            at,
+            input: world.input().memory(),
+            output: world.output().memory(),
+        }
+    }
+
+    fn assert_flat_since(&self, first: &Self) {
+        for (before, now) in [(first.input, self.input), (first.output, self.output)] {
+            assert!(
+                now < before + FLAT,
+                "memory grew: {first:?} became {self:?}"
+            );
+        }
+    }
+}
+
+/// Looks at memory during an outage.
+const LOOKS: u32 = 40;
+
+/// The output alone cannot reach the brokers, and a lot waits. Returns the curve of memory, and
+/// what became of the events.
+pub fn output_away(world: World, outage: &Outage) -> (Vec<Memory>, Verdict) {
     scenario(
         "F-12",
         &["D-C1", "D-O4", "D-W1", "D-H1", "R4"],
@@ -71,28 +126,25 @@ pub fn output_away(world: World) {
         .partitions(4)
         .short_sessions()
         .line_of_output()
-        .set("flow.maxInFlight", 300)
+        .set("flow.maxInFlight", outage.in_flight_max)
         .app(App::doubler())
         .start();
     world.send_numbers(100, 20);
     world.settles();
     world.line_of_output().cut();
-    world.send_numbers(20_000, 200);
+    world.send_numbers(outage.events, 200);
     wait_until("the budget is full", || {
-        world.pods[0].metric("millrace_in_flight") >= 300.0
+        world.pods[0].metric("millrace_in_flight") >= f64::from(outage.in_flight_max)
     });
     let watermark = world.pods[0].metric("millrace_watermark_offset");
-    let memory = |world: &mut Running| [world.input().memory(), world.output().memory()];
-    let before = memory(&mut world);
-    // The outage has to last for memory to have a chance to grow.
-    let_pass(Duration::from_secs(5));
-    let after = memory(&mut world);
-    println!("memory of input and output: {before:?}, 5 s later {after:?}");
-    for (before, after) in before.iter().zip(after) {
-        assert!(
-            after < before + FLAT,
-            "memory grew from {before} to {after}"
-        );
+    let began = Deadline::after(Duration::ZERO);
+    let mut curve = vec![Memory::now(Duration::ZERO, &mut world)];
+    for _ in 0..LOOKS {
+        // The outage has to last for memory to have a chance to grow.
+        let_pass(outage.length / LOOKS);
+        let now = Memory::now(began.elapsed(), &mut world);
+        now.assert_flat_since(&curve[0]);
+        curve.push(now);
     }
     let still = world.pods[0].metric("millrace_watermark_offset");
     assert!(
@@ -102,8 +154,10 @@ pub fn output_away(world: World) {
     assert!(world.dead_letters().is_empty());
     world.line_of_output().mend();
     let verdict = world.assert_nothing_lost();
-    assert_eq!((verdict.answered, verdict.dead_lettered), (20_100, 0));
-    assert!(world.input().runs() && world.output().runs());
+    let all = outage.events + 100;
+    assert_eq!((verdict.answered, verdict.dead_lettered), (all, 0));
+    assert!(world.input().runs() && world.output().runs(), "no restart");
+    (curve, verdict)
 }
 
 /// A load balancer between us and the broker forgets connections that were silent.

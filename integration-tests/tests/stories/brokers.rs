@@ -1,7 +1,7 @@
 //! Between the pods and the broker: cut, stalled, idle, throttled.
 
 use millrace_integration_tests::World;
-use millrace_integration_tests::tales::outages;
+use millrace_integration_tests::tales::outages::{self, Outage};
 
 #[test]
 fn f_1_all_brokers_are_away_beyond_the_session() {
@@ -10,7 +10,7 @@ fn f_1_all_brokers_are_away_beyond_the_session() {
 
 #[test]
 fn f_12_the_output_is_cut_off_and_memory_is_flat() {
-    outages::output_away(World::embedded());
+    outages::output_away(World::embedded(), &Outage::SHORT);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs `make soak`: builds what is killed, starts a real Kafka of its own unless one is named, and
-# takes it down again. MINUTES, BROKER (kafka, embedded), GUARANTEE and SEED come by environment.
+# Runs what takes minutes: `long-run.sh soak`, `long-run.sh outage`. Builds what it needs, starts a
+# real Kafka of its own unless one is named or BROKER=embedded, and takes it down again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,10 +12,10 @@ bin=${CARGO_TARGET_DIR:-target}/debug
 cargo build -q --workspace --lib --bins
 if [[ ${BROKER:-kafka} == kafka && -z ${MILLRACE_TEST_KAFKA:-} ]]; then
     "$bed/prerequisites.sh" kafka
-    export MILLRACE_KAFKA_DATA=$PWD/test-artifacts/kafka-soak
+    export MILLRACE_KAFKA_DATA=$PWD/test-artifacts/kafka-$1
     trap '"$bed/kafka.sh" wipe' EXIT
     "$bed/kafka.sh" wipe
     addresses=$("$bed/kafka.sh" start)
     while read -r line; do export "${line?}"; done <<<"$addresses"
 fi
-"$bin/soak"
+"$bin/$1"
