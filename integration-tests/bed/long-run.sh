@@ -9,7 +9,7 @@ bin=${CARGO_TARGET_DIR:-target}/debug
 "$bed/prerequisites.sh" build
 # One command for the whole workspace, as the tiers do: otherwise shared dependencies are
 # compiled twice.
-cargo build -q --workspace --lib --bins
+cargo build -q --workspace --lib --bins --tests
 if [[ ${BROKER:-kafka} == kafka && -z ${MILLRACE_TEST_KAFKA:-} ]]; then
     "$bed/prerequisites.sh" kafka
     export MILLRACE_KAFKA_DATA=$PWD/test-artifacts/kafka-$1
