@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{
-    Admin, Compression, KafkaSink, KafkaTokenStore, Mechanism, ProducerSettings, Reader, Remakes,
-    Sasl, Settings, Start, Tls, Until,
+    Admin, Compression, KafkaSink, KafkaTokenStore, ProducerSettings, Reader, Settings, Start,
+    Until,
 };
 use millrace_core::contract::block::{self, Block};
 use millrace_core::position::{Partition, Position};
@@ -133,55 +133,13 @@ impl Document {
     }
 
     fn settings(&self, connection: &block::Connection) -> anyhow::Result<Settings> {
-        match connection {
-            block::Connection::Embedded(_) => {
-                Ok(Settings::plain(embedded_address(&self.folder), CLIENT_ID))
-            }
-            block::Connection::EventHubs(_) => {
-                bail!(
-                    "this version reads Event Hubs over its Kafka endpoint only (preset EventHubs)"
-                )
-            }
-            block::Connection::Kafka(kafka) => Ok(Settings {
-                bootstrap: kafka.bootstrap.clone(),
-                client_id: CLIENT_ID.to_owned(),
-                tls: match &kafka.tls {
-                    block::Tls::Off => Tls::Off,
-                    block::Tls::System => Tls::System,
-                    block::Tls::Files { ca, pair } => Tls::Files {
-                        ca: ca.clone(),
-                        pair: pair.clone(),
-                    },
-                },
-                sasl: kafka
-                    .sasl
-                    .as_ref()
-                    .map(|sasl| self.sasl(sasl))
-                    .transpose()?,
-                oauth_secret: None,
-                remakes: Remakes::default(),
-                properties: kafka.properties.clone().into_iter().collect(),
-            }),
+        if matches!(connection, block::Connection::Embedded(_)) {
+            return Ok(Settings::plain(embedded_address(&self.folder), CLIENT_ID));
         }
-    }
-
-    fn sasl(&self, sasl: &block::Sasl) -> anyhow::Result<Sasl> {
-        let mechanism = match sasl.mechanism {
-            block::Mechanism::Plain => Mechanism::Plain,
-            block::Mechanism::ScramSha256 => Mechanism::ScramSha256,
-            block::Mechanism::ScramSha512 => Mechanism::ScramSha512,
-            block::Mechanism::OAuthBearer => {
-                bail!("this version knows sasl.mechanism Plain, ScramSha256 and ScramSha512")
-            }
+        let password = |secret: &block::Secret| {
+            secret::read(secret, &self.environment).map(|text| text.expose().to_owned())
         };
-        let (Some(username), Some(password)) = (&sasl.username, &sasl.password) else {
-            bail!("sasl needs username and password");
-        };
-        Ok(Sasl {
-            mechanism,
-            username: username.clone(),
-            password: secret::read(password, &self.environment)?.expose().into(),
-        })
+        Ok(Settings::of(connection, CLIENT_ID, password)?)
     }
 }
 

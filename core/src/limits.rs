@@ -12,6 +12,10 @@ pub const FETCH_BYTES_MAX: usize = 1 << 20;
 /// Largest `delivery.window`: keeps the commit metadata below [`COMMIT_METADATA_BYTES_MAX`] (E2).
 pub const WINDOW_POSITIONS_MAX: u64 = 16_384;
 
+/// Positions that a commit names at once while it is looked for an event that kills the pod
+/// (D-B7): enough that a window takes few commits, few enough to go one at a time afterwards.
+pub const POD_CRASH_GROUP: u64 = 64;
+
 /// Largest commit metadata string (D-W4, E2): brokers allow 4,096 bytes by default.
 pub const COMMIT_METADATA_BYTES_MAX: usize = 4_000;
 

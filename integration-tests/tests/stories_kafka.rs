@@ -424,7 +424,9 @@ fn d_p1_a_certificate_that_is_missing_is_named_and_waited_for() {
         return;
     };
     let mut world = world.app(App::doubler()).start();
-    world.output().says_all(&["main", "certificate"]);
+    world
+        .output()
+        .says_all(&["refuse us", "bad certificate", "main"]);
     let (code, _) = world.pods[0].ask_output("/readyz").expect("it answers");
     assert_ne!(code, 200);
     assert_eq!(world.input().end().code(), Some(0));

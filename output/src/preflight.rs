@@ -33,7 +33,7 @@ enum Missing {
         source: StoreError,
     },
     #[error(
-        "the brokers {bootstrap} of connections.{connection} refuse us ({source}); check user, password and rights of this connection"
+        "the brokers {bootstrap} of connections.{connection} refuse us ({source}); check user, password, certificate and rights of this connection"
     )]
     Rights {
         connection: String,

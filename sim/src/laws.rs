@@ -435,7 +435,9 @@ impl Laws {
                         })
                         .map(|delta| own.position.plus(delta))
                         .collect();
-                    let crash = metadata.ledger.crash.filter(|crash| !crash.clean);
+                    let crash = metadata.ledger.crash;
+                    // At the third and later ends it was named alone.
+                    let crash = crash.filter(|crash| !crash.clean && crash.count >= 3);
                     if let Some(named) = crash.and_then(|crash| crash.named) {
                         self.named
                             .entry((index_of(partition), own.position.plus(named.delta)))

@@ -87,9 +87,11 @@ impl ClientContext for AskingContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // TLS alerts of the broker look like a broken connection; their text is all there is.
         let lasting = error
             .rdkafka_error_code()
-            .is_some_and(classify::misconfigured);
+            .is_some_and(classify::misconfigured)
+            || reason.contains("certificate");
         if lasting {
             *self.refusal.lock().expect("no holder panics") = Some(reason.to_owned());
         }

@@ -1,13 +1,14 @@
 //! Which event may have killed the whole pod (D-B7): what the last owner left behind, the suspect
-//! range, and the one event that the ledger names while it is at the app.
+//! range, and whom the ledger names while one event of it is at the app.
 //!
 //! A commit says whether its owner left in order. An owner that reads that the last one did not
-//! counts; from the second time on it answers what that one can have had at the app one event at
-//! a time, each named by a stored commit before it goes. An event that was the named one at two
-//! unclean ends in a row is dead-lettered undispatched.
+//! counts. From the second time on it answers what that one can have had at the app one event at
+//! a time, in groups of neighbouring positions that a stored commit names first. If that ends
+//! uncleanly too, the named group is the range, and each event of it is named alone. An event
+//! that was named alone at two unclean ends in a row is dead-lettered undispatched.
 //!
 //! Invariant: while events of a suspect range are open, one event is at the app, and the stored
-//! commits name it and nobody else.
+//! commits name it, or its group, and nobody else.
 //! Invariant: the count begins anew when the watermark has passed the range.
 
 use super::Intake;
@@ -20,8 +21,11 @@ use crate::position::Position;
 use crate::rules::Rule;
 use crate::time::Time;
 
-/// Unclean ends after which the range is worked one event at a time.
+/// Unclean ends after which the range is worked one event at a time, group after group.
 const UNCLEAN_BEFORE_SUSPICION: u32 = 2;
+
+/// Unclean ends after which each event is named alone.
+const UNCLEAN_BEFORE_NAMING: u32 = 3;
 
 /// An event that was the named one at so many unclean ends in a row is not asked about again:
 /// once may be chance, because pods end of other things too.
@@ -34,7 +38,8 @@ pub(super) struct PodCrashes {
     count: u32,
     /// End of the range in which the culprit must lie.
     until: Position,
-    /// Whom the next commit names, and at how many unclean ends it was named before.
+    /// Whom the next commit names, and at how many unclean ends it was named alone before. The
+    /// first of its group, or the only one.
     named: Option<(Position, u32)>,
     /// Whom the last commit that was cut names.
     cut: Option<Position>,
@@ -86,13 +91,45 @@ impl PodCrashes {
         known.cut = known.acknowledged;
         known.says_unclean = !state.clean;
         if !state.clean {
-            known.count = known.count.saturating_add(1);
-            known.until = position.plus(window).min(log_end).max(position);
-            if let Some((_, times)) = &mut known.named {
-                *times = times.saturating_add(1);
-            }
+            known.ended_uncleanly(position.plus(window).min(log_end).max(position));
         }
         known
+    }
+
+    /// The last owner did not leave in order; it can have read up to `end`.
+    fn ended_uncleanly(&mut self, end: Position) {
+        match (&mut self.named, self.count) {
+            // It was one of the group, of which none was alone yet.
+            (Some((first, _)), UNCLEAN_BEFORE_SUSPICION) => {
+                self.until = first.plus(limits::POD_CRASH_GROUP).min(end);
+                self.named = None;
+                self.count = UNCLEAN_BEFORE_NAMING;
+            }
+            (Some((_, times)), _) => *times = times.saturating_add(1),
+            // Nobody of the range was at the app.
+            (None, count) => {
+                self.until = end;
+                self.count = count.saturating_add(1).min(UNCLEAN_BEFORE_SUSPICION);
+            }
+        }
+    }
+
+    /// How many positions a name stands for.
+    fn group(&self) -> u64 {
+        if self.count < UNCLEAN_BEFORE_NAMING {
+            limits::POD_CRASH_GROUP
+        } else {
+            1
+        }
+    }
+
+    /// Whether a commit that names `first` names this event.
+    fn covers(&self, first: Option<Position>, event: Option<Position>) -> bool {
+        match (first, event) {
+            (Some(first), Some(event)) => first <= event && event < first.plus(self.group()),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 
     /// The event that is dead-lettered when its turn comes.
@@ -144,10 +181,24 @@ impl Tenure {
     fn crash_state(&self, clean: bool, watermark: Position) -> Option<CrashState> {
         let passed = watermark >= self.crashes.until;
         let count = if passed { 0 } else { self.crashes.count };
-        let named = self.crashes.named.filter(|(position, _)| {
+        let alone = self.crashes.group() == 1;
+        let named = self.crashes.named.map(|(position, times)| {
+            // Of a group the finished ones need no name.
+            (
+                if alone {
+                    position
+                } else {
+                    position.max(watermark)
+                },
+                times,
+            )
+        });
+        let named = named.filter(|(position, _)| {
+            let open =
+                *position >= self.ledger.end() || self.ledger.find(*position).is_some() || !alone;
             *position >= watermark
                 && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
-                && (*position >= self.ledger.end() || self.ledger.find(*position).is_some())
+                && open
         });
         if clean && count == 0 {
             return None;
@@ -214,11 +265,12 @@ impl Intake {
         }
         // What was answered has to be stored first: then the commit that names the next event
         // says so, and a death makes nobody start over.
+        let stored = |t: &Tenure| t.at_output == 0 && !t.has_unsent();
         let ids: Vec<TenureId> = self
             .tenures
             .iter()
             .filter(|(_, t)| t.is_suspect() && t.lanes.ready() > 0)
-            .filter(|(_, t)| t.at_output == 0 && t.staged == 0 && !t.has_unsent())
+            .filter(|(_, t)| t.crashes.group() > 1 || stored(t))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -263,14 +315,17 @@ impl Intake {
                 .and_then(|event| tenure.ledger.get(event.number))
                 .map(|work| work.event.position());
             let crashes = &mut tenure.crashes;
-            if crashes.acknowledged == wanted && crashes.cut == wanted {
+            if crashes.covers(crashes.acknowledged, wanted) && crashes.covers(crashes.cut, wanted) {
                 continue;
             }
             named = false;
+            if crashes.covers(crashes.cut, wanted) {
+                continue;
+            }
             // An event that was named at the last end keeps its number.
             let times = crashes.named.filter(|(at, _)| Some(*at) == wanted);
             crashes.named = wanted.map(|at| (at, times.map_or(0, |(_, times)| times)));
-            crashes.wanted |= crashes.cut != wanted;
+            crashes.wanted = true;
         }
         named
     }
@@ -286,5 +341,73 @@ impl Intake {
                 until: crashes.until,
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event that kills the pod whenever it is at the app: how many pods it takes.
+    #[test]
+    fn d_b7_five_ends_find_the_event_and_others_are_never_condemned() {
+        let (deadly, end) = (Position::new(900), Position::new(4_000));
+        let mut state = None;
+        let mut condemned = Vec::new();
+        for death in 1..=5 {
+            let mut known = PodCrashes::inherit(state, Position::new(100), 5_000, end);
+            // The named one goes first; of a group the watermark is the first.
+            known.named = match known.count {
+                0 | 1 => None,
+                2 => Some((Position::new(880), 0)),
+                _ => known.named.or(Some((deadly, 0))),
+            };
+            if known.count >= 2 {
+                assert!(
+                    deadly < known.until && known.covers(known.named.map(|n| n.0), Some(deadly))
+                );
+            }
+            condemned.push(known.condemned());
+            let named = known.named.map(|(at, times)| Named {
+                delta: at.since(Position::new(100)),
+                times,
+            });
+            state = Some(CrashState {
+                clean: false,
+                count: known.count,
+                range: known.until.since(Position::new(100)),
+                named,
+            });
+            assert_eq!(known.count, (death - 1).min(3), "death {death}");
+        }
+        let known = PodCrashes::inherit(state, Position::new(100), 5_000, end);
+        assert_eq!(known.condemned(), Some(deadly));
+        assert_eq!(condemned, [None; 5]);
+    }
+
+    #[test]
+    fn d_b7_an_end_while_nobody_of_the_range_was_at_the_app_widens_the_range_again() {
+        let at = Position::new(100);
+        let state = CrashState {
+            clean: false,
+            count: 3,
+            range: 64,
+            named: None,
+        };
+        let known = PodCrashes::inherit(Some(state), at, 5_000, Position::new(1_000));
+        assert_eq!((known.count, known.until), (2, Position::new(1_000)));
+    }
+
+    #[test]
+    fn d_b7_a_clean_end_counts_nothing() {
+        let state = CrashState {
+            clean: true,
+            count: 2,
+            range: 300,
+            named: None,
+        };
+        let end = Position::new(1_000);
+        let known = PodCrashes::inherit(Some(state), Position::new(100), 5_000, end);
+        assert_eq!((known.count, known.until), (2, Position::new(400)));
     }
 }

@@ -161,8 +161,8 @@ impl Intake {
             }
             changes += tenure.since_commit;
             let begins = tenure.is_live() && !tenure.lease.holds(now);
-            // The next event of a suspect range goes when the last one is stored (D-B7).
-            at_once |= tenure.crashes.wanted || (tenure.staged > 0 && tenure.is_suspect());
+            // The next event of a suspect range goes when it is named (D-B7).
+            at_once |= tenure.crashes.wanted;
             let stuck = !tenure.beyond_window.is_empty()
                 && tenure.ledger.watermark_as_if(is_staged) > tenure.committed;
             at_once |= begins || stuck;

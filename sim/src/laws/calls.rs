@@ -1,6 +1,7 @@
 //! Laws about what goes to the app.
 
 use millrace_core::intake::io::{Call, CallId};
+use millrace_core::limits::POD_CRASH_GROUP;
 use millrace_core::outcome::{Class, FailureKind, Item, Outcome};
 
 use super::{Law, Lawful, Laws, Sent, Tenure, index_of, require, truth};
@@ -82,9 +83,11 @@ impl Laws {
                 && crash.count >= 2
                 && position < at.plus(crash.range)
             {
-                let named = crash
-                    .named
-                    .is_some_and(|n| at.plus(n.delta) == position || n.times >= 2);
+                let group = if crash.count == 2 { POD_CRASH_GROUP } else { 1 };
+                let named = crash.named.is_some_and(|n| {
+                    let first = at.plus(n.delta);
+                    (first <= position && position < first.plus(group)) || n.times >= 2
+                });
                 require!(
                     Named,
                     named && call.events.len() == 1 && alone,
