@@ -12,9 +12,11 @@ mod forms;
 mod parallel;
 mod points;
 mod probe;
+mod push;
+mod push_points;
 
 pub use findings::{Finding, Findings, Verdict};
-pub use points::{Unreachable, check};
+pub use points::{Unasked, Unreachable, check};
 pub use probe::{Plan, Requests, Wanted, WantedContent};
 
 #[cfg(test)]

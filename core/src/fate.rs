@@ -114,9 +114,13 @@ fn permanent(settings: &Settings, failure: &Failure) -> Fate {
         (FailureKind::Oversized, _) => Fate::DeadLetter(Reason::Oversized, Stage::Input),
         (FailureKind::EventSchema, _) => Fate::DeadLetter(Reason::Schema, Stage::Input),
         (FailureKind::ResultSchema, _) => Fate::DeadLetter(Reason::Schema, Stage::Output),
-        (FailureKind::Refused | FailureKind::Malformed | FailureKind::ConnectionLost, _) => {
-            Fate::DeadLetter(Reason::Permanent, Stage::App)
-        }
+        (
+            FailureKind::Refused
+            | FailureKind::TimedOut
+            | FailureKind::Malformed
+            | FailureKind::ConnectionLost,
+            _,
+        ) => Fate::DeadLetter(Reason::Permanent, Stage::App),
     }
 }
 

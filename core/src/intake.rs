@@ -19,6 +19,7 @@ mod parking;
 mod partitions;
 mod pod_crash;
 mod publishing;
+mod pushes;
 mod revocation;
 pub mod settings;
 pub mod state;
@@ -78,6 +79,7 @@ pub struct Intake {
     quiet_until: Option<Time>,
 
     link: publishing::LinkState,
+    pushes: pushes::Pushes,
     commits: commits::Commits,
     transactions: transactions::Transactions,
     revocation: Option<revocation::Revocation>,
@@ -148,6 +150,7 @@ impl Intake {
             malformed_in_a_row: 0,
             quiet_until: None,
             link: publishing::LinkState::default(),
+            pushes: pushes::Pushes::default(),
             commits: commits::Commits::default(),
             transactions: transactions::Transactions::default(),
             revocation: None,
@@ -223,6 +226,7 @@ impl Intake {
         self.ask_app(now, effects);
         self.read_again(now, effects);
         self.dispatch(now, effects);
+        self.withdraw(effects);
         self.publish(now, effects);
         self.commit_what_is_due(now, effects);
         self.advance_revocation(now, effects);

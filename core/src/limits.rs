@@ -95,3 +95,12 @@ pub const NAMED_TOPICS_MAX: usize = 1_000;
 /// Events whose stored records the output remembers after a partial failure, so that only the
 /// failed ones are sent again (D-O2). Beyond it events are sent again as a whole.
 pub const PARTLY_STORED_MAX: usize = 1_024;
+
+/// Calls of push mode that may be announced at one time; far above `app.contract.maxInFlight`.
+pub const PUSH_CALLS_MAX: usize = 8_192;
+
+/// Results that the app may have on their way to the output at one time; each holds a connection.
+pub const PUSHES_OPEN_MAX: usize = 256;
+
+/// Bytes of pushed results that are read or wait to be stored. One larger result passes alone.
+pub const PUSH_BYTES_MAX: usize = 32 << 20;

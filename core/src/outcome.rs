@@ -101,8 +101,10 @@ pub const TIMED_OUT: &str = "timeout";
 /// What sort of failure it is, where the class alone does not say.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FailureKind {
-    /// A status, an item status, a time-out or a connection error.
+    /// A status, an item status or a connection error.
     Refused,
+    /// There was no answer before the deadline.
+    TimedOut,
     /// A 2xx answer that breaks the contract; ten in a row are misconfigured (D-R2).
     Malformed,
     /// The connection died with the call in flight: the app may have crashed (D-B6).

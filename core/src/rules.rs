@@ -40,11 +40,15 @@ pub enum Rule {
     Parking,
     /// D-B7: after unclean ends events go one at a time, and the ledger names which.
     PodCrash,
+    /// A-P2: a pushed call is finished only when the output has counted what is stored.
+    AnsweredThenTerminal,
+    /// A-P1, R10: a pushed call is withdrawn before its event is decided about.
+    WithdrawBeforeRetry,
 }
 
 impl Rule {
     /// Every rule, for tests that switch each off in turn.
-    pub const EACH: [Self; 16] = [
+    pub const EACH: [Self; 18] = [
         Self::ContiguousWatermark,
         Self::StoredThenTerminal,
         Self::LaneExclusion,
@@ -61,6 +65,8 @@ impl Rule {
         Self::AbortedAgain,
         Self::Parking,
         Self::PodCrash,
+        Self::AnsweredThenTerminal,
+        Self::WithdrawBeforeRetry,
     ];
 }
 

@@ -35,6 +35,7 @@ mod lanes;
 #[cfg(test)]
 mod laws;
 mod produce;
+mod pushes;
 mod topics;
 mod transactions;
 
@@ -42,6 +43,8 @@ use answers::Answers;
 pub use counters::{BUCKET_SECONDS, Counters, Histogram, OVERSIZED_BUCKETS, TopicCounters};
 use event::{Event, Partly, Sources};
 use lanes::{EventSlot, LaneSlot, Lanes, UNORDERED};
+use pushes::Pushes;
+pub use pushes::{Correlate, Push, PushAnswer, PushId};
 pub use topics::Limits;
 use topics::Topics;
 pub use transactions::TransactionEnded;
@@ -50,8 +53,8 @@ use transactions::Transactions;
 /// What the store is told once.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The block's identity.
-    pub block: String,
+    /// The block's identity; `None`: that of whoever connects.
+    pub block: Option<String>,
     /// The release whose results it stores.
     pub release: String,
     /// Where results go.
@@ -66,6 +69,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Exactly-once: how long a transaction may wait for its input, which may be frozen.
     pub transaction_open_max: Duration,
+    /// `app.contract.mode: Push`; `None`: the app posts nothing here.
+    pub push: Option<Push>,
 }
 
 /// A record for the producer.
@@ -173,6 +178,13 @@ pub enum Effect {
     /// Exactly-once: abort what is in the producer, purging what is not acknowledged; ends as
     /// [`Store::transaction_ended`].
     Abort,
+    /// Answer the app's post.
+    Pushed {
+        /// As [`Store::push`] named it.
+        push: PushId,
+        /// With what.
+        answer: PushAnswer,
+    },
 }
 
 /// The machine.
@@ -186,6 +198,7 @@ pub struct Store {
     events: Vec<Option<Event>>,
     free: Vec<EventSlot>,
     answers: Answers,
+    pushes: Pushes,
     lanes: Lanes,
     train: Option<Train>,
     /// Lanes with a failure in this turn whose other records may still be in the producer.
@@ -273,6 +286,7 @@ impl Store {
             events: Vec::new(),
             free: Vec::new(),
             answers: Answers::default(),
+            pushes: Pushes::default(),
             lanes: Lanes::new(rules.trains),
             train: None,
             suspects: Vec::new(),
@@ -313,12 +327,13 @@ impl Store {
                 ),
             );
         }
-        if hello.block != self.settings.block || hello.release != self.settings.release {
+        let block = self.settings.block.as_ref().unwrap_or(&hello.block);
+        if hello.block != *block || hello.release != self.settings.release {
             return fault(
                 "ForeignBlock",
                 format!(
-                    "this output stores results of block {} release {}, not of block {} release {}",
-                    self.settings.block, self.settings.release, hello.block, hello.release
+                    "this output stores results of block {block} release {}, not of block {} release {}",
+                    self.settings.release, hello.block, hello.release
                 ),
             );
         }
@@ -356,6 +371,7 @@ impl Store {
             return;
         }
         self.answers = Answers::default();
+        self.forget_pushes();
         self.lanes = Lanes::new(self.rules.trains);
         self.sources = Sources::default();
         self.suspects.clear();
@@ -408,8 +424,10 @@ impl Store {
                 session.draining = true;
                 Ok(())
             }
-            Request::Announce(_) | Request::Withdraw { .. } => {
-                fault("NotInThisVersion", "push mode is not in this version")
+            Request::Announce(announce) => self.announced(announce),
+            Request::Withdraw { calls } => {
+                self.withdrawn(calls);
+                Ok(())
             }
             Request::Transaction(transaction) => self.transaction(transaction),
             Request::Error(_) => fault("Closed", "the input ended the connection"),
@@ -448,6 +466,7 @@ impl Store {
             // What comes in a later turn is not part of it.
             self.lanes.settle(train.lane);
         }
+        self.tell_apps(effects);
         self.tell(now, effects);
         self.settle_transaction(effects);
     }
@@ -474,6 +493,10 @@ impl Store {
                 effects.push(Effect::Reply(Reply::Stored(part)));
             }
         });
+        self.settle_pushes(effects);
+        let Some(session) = &mut self.session else {
+            return;
+        };
         if let Some(credit) = self.answers.take_credit() {
             effects.push(Effect::Reply(Reply::Credit(credit)));
         }

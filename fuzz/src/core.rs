@@ -3,7 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 use millrace_core::contract::app::{
-    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, read_batch, read_single,
+    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, read_batch, read_push,
+    read_single,
 };
 use millrace_core::contract::block::{Block, keys};
 use millrace_core::contract::commit::{Metadata, UnknownKeys};
@@ -106,6 +107,8 @@ fn answer(data: &[u8]) -> (u16, Vec<(String, Vec<u8>)>, Bytes) {
 fn context(request: RequestMode, content: ContentMode) -> CallContext {
     CallContext {
         path: "/process".to_owned(),
+        push: false,
+        content_type_always: true,
         release: "r1-00000000".to_owned(),
         max_attempts: 5,
         forward_headers: Vec::new(),
@@ -127,6 +130,13 @@ pub fn app_answer(data: &[u8]) {
         let context = context(RequestMode::Single, content);
         let outcome = read_single(&context, &head, body.clone(), NOW_MS);
         check(&outcome, 1);
+    }
+    // The same as a post of push mode: a result, or a sentence for the app.
+    let headers: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), &v[..])).collect();
+    for are_cloud_events in [false, true] {
+        if let Err(error) = read_push(&headers, &body, are_cloud_events) {
+            assert!(!error.to_string().is_empty());
+        }
     }
 }
 
@@ -174,6 +184,7 @@ fn call() -> Call {
     };
     Call {
         id: CallId(1),
+        correlation: None,
         stamp: Stamp::Live,
         deadline: Time {
             boot: Duration::from_secs(1),

@@ -11,6 +11,7 @@ use millrace_core::contract::app::{
     AnswerHead, CallContext, OFFER_PATH, Offer, RequestMode, batch_body, batch_headers, read_batch,
     read_single, single_body, single_headers,
 };
+use millrace_core::contract::block::{App, HealthCheck};
 use millrace_core::intake::io::{Call, CallId};
 use millrace_core::outcome::{Failure, Item, Outcome, Output};
 use millrace_core::time::Time;
@@ -20,8 +21,9 @@ use millrace_service::http::{
 };
 use millrace_service::schema::Schemas;
 use millrace_service::telemetry::chain;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{trace, warn};
 
 use crate::metrics::CallMetrics;
 use crate::tap::Tap;
@@ -30,6 +32,14 @@ use crate::tap::Tap;
 const HEALTH: Duration = Duration::from_secs(1);
 /// Bytes of a health answer that are read.
 const HEALTH_BYTES_MAX: usize = 64 << 10;
+
+/// How the app's health is seen (`app.healthCheck`).
+enum Health {
+    /// This path answers 2xx.
+    Path(Bytes),
+    /// This server accepts connections.
+    Connect(Server),
+}
 
 /// One customer app in this pod. All clones are one.
 #[derive(Clone)]
@@ -47,7 +57,7 @@ pub(crate) struct Around {
 struct Inner {
     calls: Client,
     probes: Client,
-    health: Bytes,
+    health: Health,
     target: Bytes,
     context: CallContext,
     around: Around,
@@ -58,7 +68,7 @@ impl AppClient {
     pub(crate) fn new(
         server: &Server,
         protocol: Protocol,
-        health: &str,
+        app: &App,
         calls_max: usize,
         context: CallContext,
         around: Around,
@@ -70,7 +80,10 @@ impl AppClient {
             inner: Arc::new(Inner {
                 calls: Client::new(settings(calls_max, context.max_response_bytes))?,
                 probes: Client::new(settings(1, HEALTH_BYTES_MAX))?,
-                health: health.to_owned().into(),
+                health: match app.health_check {
+                    HealthCheck::Http => Health::Path(app.health.clone().into()),
+                    HealthCheck::Connect => Health::Connect(server.clone()),
+                },
                 target: context.target().into(),
                 context,
                 around,
@@ -90,15 +103,18 @@ impl AppClient {
         });
     }
 
-    /// Whether the health endpoint answers 2xx.
+    /// Whether the health endpoint answers 2xx, or the port accepts connections.
     pub(crate) async fn healthy(&self) -> Result<(), String> {
-        let inner = &self.inner;
-        let health = inner.health.clone();
-        match inner.probes.send(Request::get(health), HEALTH).await {
+        let path = match &self.inner.health {
+            Health::Path(path) => path,
+            Health::Connect(server) => return connects(server).await,
+        };
+        let request = Request::get(path.clone());
+        match self.inner.probes.send(request, HEALTH).await {
             Ok(response) if (200..300).contains(&response.status) => Ok(()),
             Ok(response) => Err(format!(
                 "GET {} answered {}",
-                String::from_utf8_lossy(&inner.health),
+                String::from_utf8_lossy(path),
                 response.status
             )),
             Err(error) => Err(chain(&error).to_string()),
@@ -148,6 +164,8 @@ impl Inner {
         };
         let outcome = self.checked(outcome);
         let took = started.elapsed();
+        let success = matches!(outcome, Outcome::Items(_));
+        trace!(target: "millrace::messages", event = "input.message.received", success);
         self.around
             .metrics
             .call_ended(&outcome, status, call.events.len(), took);
@@ -253,8 +271,24 @@ fn known_name(name: &str) -> Option<HeaderName> {
         "content-type" "millrace-id" "millrace-topic" "millrace-partition" "millrace-offset"
         "millrace-timestamp" "millrace-key" "millrace-key-text" "millrace-attempt"
         "millrace-max-attempts" "millrace-first-attempt" "millrace-deadline" "millrace-release"
-        "millrace-mode"
+        "millrace-mode" "millrace-correlation"
     )
+}
+
+async fn connects(server: &Server) -> Result<(), String> {
+    let connect = async {
+        match server {
+            Server::Tcp { host, port } => {
+                TcpStream::connect((host.as_str(), *port)).await.map(drop)
+            }
+            Server::Socket(path) => UnixStream::connect(path).await.map(drop),
+        }
+    };
+    match tokio::time::timeout(HEALTH, connect).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("nothing listens at {server}: {error}")),
+        Err(_) => Err(format!("{server} accepts no connection in time")),
+    }
 }
 
 #[expect(

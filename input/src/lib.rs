@@ -14,7 +14,7 @@ use millrace_connectors::StoreError;
 use millrace_connectors::kafka::{self, GroupSettings, KafkaSource, KafkaTokenStore, LogEnds};
 use millrace_core::contract::app::{OFFER_PATH, Offer, Refusal};
 use millrace_core::contract::block::{
-    Block, Connection, Guarantee, InputSource, KafkaInput, Secret, Transport,
+    Block, Connection, Guarantee, HealthCheck, InputSource, KafkaInput, Secret, Transport,
 };
 use millrace_core::contract::publish::{self, Hello, Mode};
 use millrace_core::intake::Intake;
@@ -24,10 +24,10 @@ use millrace_service::admin::{self, Access, Admin, Health, Readiness};
 use millrace_service::config::Environment;
 use millrace_service::http::{Protocol, Server};
 use millrace_service::schema::{self, Schemas};
-use millrace_service::secret;
 use millrace_service::shutdown::{DRAIN_DEADLINE, Shutdown};
 use millrace_service::telemetry::{Logs, Metrics, chain, usage};
 use millrace_service::time::clock;
+use millrace_service::{random, secret};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -129,6 +129,9 @@ pub enum Error {
     /// Tokens could not be seeded.
     #[error(transparent)]
     Seed(#[from] standalone::Error),
+    /// Correlations of push mode cannot be made.
+    #[error("the system gives no random bits")]
+    Random(#[source] std::io::Error),
     /// The app's address cannot be used.
     #[error("the address of the app cannot be used")]
     App(#[source] millrace_service::http::Error),
@@ -204,6 +207,10 @@ pub async fn run(
         ended.when_drained().await
     }));
     health.has_started();
+    info!(
+        event = "input.lifecycle.start",
+        "the input proxy has started"
+    );
     let snapshots = tokio::spawn(keep_snapshots(desk, state));
     let secret = input_secret(&block);
     let environment = config.environment.clone();
@@ -229,6 +236,7 @@ pub async fn run(
     drain.abort();
     // Its last answers belong to whoever asked.
     let _served = pages.await;
+    info!(event = "input.lifecycle.stop", "the input proxy has ended");
     result
 }
 
@@ -277,7 +285,9 @@ impl Work<'_> {
         let seed = u64::try_from(clock().boot.as_nanos()).unwrap_or(u64::MAX)
             ^ u64::from(std::process::id());
         let batch_max = offer.and_then(|offer| offer.max_batch);
-        let intake = Intake::new(settings::intake(block, names, bytes_max, batch_max), seed);
+        let secret = random::bits().map_err(Error::Random)?;
+        let told = settings::intake(block, names, bytes_max, batch_max, secret);
+        let intake = Intake::new(told, seed);
         let group = GroupSettings {
             group: block.identity.group(config.release.as_str()),
             registry: block.identity.registry_group(),
@@ -345,7 +355,7 @@ impl Work<'_> {
                 Transport::Tcp | Transport::UnixSocket => Protocol::Http1,
                 Transport::Http2 => Protocol::Http2,
             },
-            &block.app.health,
+            &block.app,
             connections,
             contract,
             Around {
@@ -367,9 +377,15 @@ impl Work<'_> {
     /// Waits until the app is healthy, and compares what it says about itself with the block.
     async fn app_is_ready(&self, app: &AppClient) -> Result<Option<Offer>, Error> {
         let (app_at, health) = (&self.config.app, &self.config.block.app.health);
+        // An app of which nothing but its port is known does not describe itself either.
+        let describes = self.config.block.app.health_check == HealthCheck::Http;
         let ask = async || {
             app.healthy().await?;
-            app.offer().await
+            if describes {
+                app.offer().await
+            } else {
+                Ok(None)
+            }
         };
         let mut said = Said::default();
         let offer = loop {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use millrace_core::contract::block::agogosml::{self, Direction};
 use millrace_core::token::ReleaseId;
 use millrace_input::Config;
 use millrace_service::config;
@@ -20,11 +21,11 @@ use millrace_service::telemetry::{chain, start_logs};
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example:\n  MILLRACE_RELEASE=r1-00000000 millrace-input --standalone block.yaml"
+    after_help = "Examples:\n  MILLRACE_RELEASE=r1-00000000 millrace-input --standalone block.yaml\n  MESSAGING_TYPE=kafka KAFKA_ADDRESS=broker:9092 KAFKA_TOPIC=in KAFKA_CONSUMER_GROUP=g millrace-input"
 )]
 struct Options {
-    /// The block document.
-    block: PathBuf,
+    /// The block document; without one the environment of an agogosml deployment decides.
+    block: Option<PathBuf>,
     /// Seed the first tokens: there is no controller.
     #[arg(long)]
     standalone: bool,
@@ -49,12 +50,14 @@ async fn main() -> ExitCode {
 async fn start(options: &Options) -> Result<(), (u8, String)> {
     let failed = |error: &dyn std::error::Error| (1, chain(error).to_string());
     let environment = config::environment();
-    let block = config::load(&options.block, &environment)
-        .map_err(|e| (e.exit_code(), chain(&e).to_string()))?;
+    let (block, profile) =
+        config::of_proxy(options.block.as_deref(), Direction::Input, &environment)
+            .map_err(|e| (e.exit_code(), chain(&e).to_string()))?;
     let logs = start_logs(&block.telemetry).map_err(|e| failed(&e))?;
+    let first = profile.as_ref().map_or("", |_| agogosml::RELEASE);
     let release = environment
         .get("MILLRACE_RELEASE")
-        .map_or("", String::as_str);
+        .map_or(first, String::as_str);
     let release = ReleaseId::new(release).map_err(|e| (2, format!("MILLRACE_RELEASE: {e}")))?;
     let pod = environment
         .get("MILLRACE_POD")
@@ -62,9 +65,13 @@ async fn start(options: &Options) -> Result<(), (u8, String)> {
         .unwrap_or_else(|| "local".to_owned());
     let mut config = Config::new(Arc::new(block), release, pod, environment);
     config.logs = Some(logs);
-    config.standalone = options.standalone;
+    // No controller knows blocks of that profile.
+    config.standalone = options.standalone || profile.is_some();
     let shutdown = Shutdown::new();
     shutdown.on_signals().map_err(|e| failed(&e))?;
+    if let Some(profile) = profile {
+        shutdown.obey(&profile);
+    }
     let told = |address| tracing::info!(%address, "the admin port is open");
     millrace_input::run(config, shutdown, told)
         .await

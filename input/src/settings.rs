@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use millrace_core::contract::app::{CallContext, ContentMode, EmptyBody, RequestMode};
 use millrace_core::contract::block::{
-    self, Block, DrainRevoke, InputSource, OnDeadLetter, OrderedResults, OversizedDeadLetter,
-    OversizedRequest, RequestKind,
+    self, Block, ContentType, ContractMode, DrainRevoke, InputSource, OnDeadLetter, OrderedResults,
+    OversizedDeadLetter, OversizedRequest, RequestKind,
 };
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss, Parking};
+use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss, Parking, Push};
 use millrace_core::lanes::Ordering;
 use millrace_core::limits;
 use millrace_core::rules::Rules;
@@ -18,12 +18,13 @@ use millrace_core::window::Concurrency;
 use millrace_core::{batcher, breaker, fate};
 
 /// What the machine is told. `batch_max` is the most events that the app takes at once, if it
-/// says so.
+/// says so; `secret` is random.
 pub(crate) fn intake(
     block: &Block,
     names: Names,
     in_flight_bytes_max: u64,
     batch_max: Option<usize>,
+    secret: [u8; 16],
 ) -> Settings {
     let delivery = &block.delivery;
     let contract = &block.app.contract;
@@ -88,6 +89,10 @@ pub(crate) fn intake(
         }),
         truncate_dead_letters: block.dead_letter.oversized == OversizedDeadLetter::Truncate,
         stall_after: limits::STALL_AFTER,
+        push: (contract.mode == ContractMode::Push).then_some(Push {
+            correlate: block.app.push.correlate,
+            secret,
+        }),
         rules: Rules::ALL,
     }
 }
@@ -125,6 +130,8 @@ pub(crate) fn calls(block: &Block, release: &ReleaseId, cluster: &str) -> CallCo
             (block::Content::CloudEvents, true) => ContentMode::Structured,
         },
         cluster: cluster.to_owned(),
+        push: app.contract.mode == ContractMode::Push,
+        content_type_always: app.contract.content_type == ContentType::Always,
         max_request_bytes: size(app.max_request_bytes),
         max_response_bytes: size(app.max_response_bytes),
     }

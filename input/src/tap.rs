@@ -385,6 +385,7 @@ mod tests {
         };
         Call {
             id: CallId(1),
+            correlation: None,
             stamp: Stamp::Live,
             deadline: now,
             events: vec![Called {

@@ -217,6 +217,8 @@ launch() {
         -cp "$jars/*" kafka.Kafka "$(of server.properties "$1")" \
         </dev/null >>"$(of kafka.log "$1")" 2>&1 &
     echo $! >"$(of pid "$1")"
+    # Until it has become what was asked for, it looks like one that has ended.
+    wait_until 10 node_runs "$1" || true
 }
 
 start() {

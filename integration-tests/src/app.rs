@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::broker::free_port;
+use crate::pushes::{Posted, post_result};
 use crate::wait::{wait_for, wait_until};
 
 /// How long a crashed app needs to come back.
@@ -80,9 +81,9 @@ impl Asked {
 /// One result.
 #[derive(Clone, Debug, Default)]
 pub struct Out {
-    value: Option<Vec<u8>>,
-    key: Option<Vec<u8>>,
-    headers: Vec<(String, String)>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Out {
@@ -120,6 +121,8 @@ pub struct Say {
     what: What,
     after: Duration,
     headers: Vec<(String, String)>,
+    /// In push mode, after the results.
+    then: Option<Box<Say>>,
 }
 
 #[derive(Clone, Debug)]
@@ -174,6 +177,14 @@ impl Say {
         What::Never.into()
     }
 
+    /// In push mode: this, whatever became of the results. Without it the app says 200 if all
+    /// were stored, else 500.
+    #[must_use]
+    pub fn then(mut self, say: Say) -> Self {
+        self.then = Some(Box::new(say));
+        self
+    }
+
     /// After so long.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
@@ -195,6 +206,7 @@ impl From<What> for Say {
             what,
             after: Duration::ZERO,
             headers: Vec::new(),
+            then: None,
         }
     }
 }
@@ -208,6 +220,18 @@ pub struct App {
     whole: WholeScript,
     healthy: bool,
     offer: Option<Value>,
+    push: Push,
+}
+
+/// Where results go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Push {
+    /// Into the answer.
+    No,
+    /// To the output, with the correlation.
+    Echo,
+    /// To the output, and nothing is echoed.
+    Mute,
 }
 
 impl fmt::Debug for App {
@@ -224,6 +248,7 @@ impl App {
             whole: Box::new(|_| None),
             healthy: true,
             offer: None,
+            push: Push::No,
         }
     }
 
@@ -254,6 +279,20 @@ impl App {
     #[must_use]
     pub fn not_yet_healthy(mut self) -> Self {
         self.healthy = false;
+        self
+    }
+
+    /// Posts its results to the output (push mode).
+    #[must_use]
+    pub fn pushing(mut self) -> Self {
+        self.push = Push::Echo;
+        self
+    }
+
+    /// Posts its results, and echoes no correlation (A-P4).
+    #[must_use]
+    pub fn pushing_without_echo(mut self) -> Self {
+        self.push = Push::Mute;
         self
     }
 
@@ -308,6 +347,9 @@ struct Life {
 #[derive(Default)]
 struct Seen {
     asked: Vec<Asked>,
+    /// Where the outputs of the pods listen.
+    outputs: Vec<u16>,
+    posted: Vec<Posted>,
     requests: u64,
     healthy: bool,
     /// Positions per lane that are at the app, each as often as it is.
@@ -362,6 +404,16 @@ impl RunningApp {
         let seen = self.shared.seen();
         let about = |a: &&Asked| a.value.as_deref() == Some(value.as_bytes());
         seen.asked.iter().filter(about).cloned().collect()
+    }
+
+    /// Everything that it posted, in the order of the answers.
+    pub fn posted(&self) -> Vec<Posted> {
+        self.shared.seen().posted.clone()
+    }
+
+    /// Tells it where the outputs of the pods listen.
+    pub fn post_to(&self, outputs: Vec<u16>) {
+        self.shared.seen().outputs = outputs;
     }
 
     /// How many requests it has had.
@@ -570,7 +622,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
                 None => response(404, Bytes::new()),
             });
         }
-        (&Method::POST, "/process" | "/process-batch") => {}
+        (&Method::POST, "/" | "/process" | "/process-batch") => {}
+        // Each pod of push mode has a path of its own.
+        (&Method::POST, path) if path.starts_with("/process/") => {}
         _ => return Ok(response(404, Bytes::new())),
     }
     let Ok(body) = body.collect().await else {
@@ -583,6 +637,8 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
     } else {
         vec![single(&head.headers, &body)]
     };
+    let pod = head.uri.path().strip_prefix("/process/");
+    let pod = pod.and_then(|pod| pod.parse().ok()).unwrap_or(0);
     let open = Open::new(shared, asked);
     if let Some(whole) = (shared.app.whole)(&open.asked) {
         return carry_out(shared, &open.asked, &whole).await;
@@ -592,6 +648,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         .iter()
         .map(|asked| (shared.app.each)(asked))
         .collect();
+    if shared.app.push != Push::No {
+        return post_and_answer(shared, &open.asked, &says[0], pod).await;
+    }
     if !batch {
         return carry_out(shared, &open.asked, &says[0]).await;
     }
@@ -770,6 +829,37 @@ fn batch_item(item: &Value) -> Asked {
             .flatten()
             .map(header)
             .collect(),
+    }
+}
+
+/// Push mode: the results first, then the answer.
+async fn post_and_answer(shared: &Arc<Shared>, asked: &[Asked], say: &Say, pod: usize) -> Answer {
+    let results: &[Out] = match &say.what {
+        What::Results(results) => results,
+        _ => return carry_out(shared, asked, say).await,
+    };
+    let port = shared.seen().outputs.get(pod).copied();
+    let port = port.expect("push mode says where to post");
+    let (results, asked_one) = (results.to_vec(), asked[0].clone());
+    let (app, after) = (Arc::clone(shared), say.after);
+    // An app goes on posting when nobody waits for its answer any more.
+    let posting = tokio::spawn(async move {
+        // As slow as the script says.
+        tokio::time::sleep(after).await;
+        let mut stored = true;
+        for out in &results {
+            let echo = app.app.push == Push::Echo;
+            let posted = post_result(port, &asked_one, out, echo).await;
+            stored &= posted.status == Some(200);
+            app.seen().posted.push(posted);
+        }
+        stored
+    });
+    let stored = posting.await.is_ok_and(|stored| stored);
+    match &say.then {
+        Some(then) => carry_out(shared, asked, then).await,
+        None if stored => Ok(response(200, Bytes::from_static(b"ok"))),
+        None => carry_out(shared, asked, &Say::status(500)).await,
     }
 }
 

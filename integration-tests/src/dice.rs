@@ -17,7 +17,7 @@ impl Dice {
     }
 
     /// Seeded by `MILLRACE_STORY_SEED`, else by the clock; printed, to be used again.
-    pub(crate) fn of_story() -> Self {
+    pub fn of_story() -> Self {
         let seed = std::env::var("MILLRACE_STORY_SEED")
             .ok()
             .and_then(|text| text.parse().ok());

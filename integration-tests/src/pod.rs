@@ -25,6 +25,8 @@ pub struct Pod {
     pub document: PathBuf,
     input_admin: u16,
     output_admin: u16,
+    /// Where the app posts its results, in push mode.
+    pub push: Option<u16>,
 }
 
 impl Pod {
@@ -43,6 +45,11 @@ impl Pod {
             spec["admin"][name] = port.into();
         }
         spec["publish"] = json!({ "socket": socket });
+        let push = (spec["app"]["contract"]["mode"] == "Push").then(free_port);
+        if let Some(port) = push {
+            spec["app"]["push"]["port"] = port.into();
+            spec["app"]["path"] = format!("/process/{number}").into();
+        }
         let document = folder.join(format!("{}.json", name("block")));
         std::fs::write(&document, format!("{spec:#}")).expect("a document");
         let path = document.display().to_string();
@@ -58,6 +65,7 @@ impl Pod {
             document,
             input_admin,
             output_admin,
+            push,
         }
     }
 

@@ -347,6 +347,16 @@ impl Cluster {
         Commits(consumer(&self.bootstrap, group))
     }
 
+    /// Commits a position for a group without members.
+    pub fn commit(&self, group: &str, topic: &str, partition: i32, position: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(position))
+            .expect("a position");
+        consumer(&self.bootstrap, group)
+            .commit(&list, CommitMode::Sync)
+            .expect("a group without members takes commits");
+    }
+
     /// A producer.
     pub fn writer(&self, topic: &str) -> Writer {
         let outcome = Outcome::default();

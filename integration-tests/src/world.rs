@@ -106,6 +106,12 @@ impl World {
         self
     }
 
+    /// The app posts its results.
+    #[must_use]
+    pub fn push(self) -> Self {
+        self.set("app.contract.mode", "Push")
+    }
+
     /// The app is asked about several events at once.
     #[must_use]
     pub fn batch(self) -> Self {
@@ -269,9 +275,14 @@ impl World {
             Some("Partition") => Ordering::Partition,
             Some(_) => Ordering::None,
         };
-        let pods = (0..self.pods).map(|number| Pod::new(number, spec.clone(), folder.path()));
+        let pods: Vec<Pod> = (0..self.pods)
+            .map(|number| Pod::new(number, spec.clone(), folder.path()))
+            .collect();
+        if let Some(app) = &app {
+            app.post_to(pods.iter().filter_map(|pod| pod.push).collect());
+        }
         Running {
-            pods: pods.collect(),
+            pods,
             app,
             app_process: app_process.map(|(process, _)| process),
             window: spec["delivery"]["window"].as_i64().unwrap_or(5_000),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::{Command, CommandFactory as _};
 use millrace_cli::commands::Arguments;
 use millrace_core::contract::app::{
-    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, read_single,
+    AnswerHead, CallContext, ContentMode, EmptyBody, RequestMode, read_push, read_single,
 };
 use millrace_core::outcome::{Class, Item, Outcome};
 
@@ -128,6 +128,8 @@ impl Message {
             max_attempts: 5,
             forward_headers: Vec::new(),
             all_headers: false,
+            push: false,
+            content_type_always: true,
             empty_body: EmptyBody::Error,
             request: RequestMode::Single,
             max_request_bytes: 1 << 20,
@@ -163,7 +165,7 @@ fn the_lengths_in_the_contract_page_are_right() {
 #[test]
 fn the_answers_in_the_contract_page_mean_what_it_says() {
     let outcomes: Vec<Outcome> = messages().iter().filter_map(Message::answer).collect();
-    let [one, several, busy, _batch] = outcomes.as_slice() else {
+    let [one, several, busy, _batch, _to_the_app] = outcomes.as_slice() else {
         panic!("{outcomes:?}")
     };
     assert!(
@@ -186,4 +188,27 @@ fn the_answers_in_the_contract_page_mean_what_it_says() {
         (failure.class, failure.code.as_str()),
         (Class::Transient, "DB_BUSY")
     );
+}
+
+#[test]
+fn the_post_in_the_contract_page_is_a_result_and_is_answered_with_its_value() {
+    let messages = messages();
+    let at = messages
+        .iter()
+        .position(|message| message.first_line == "POST / HTTP/1.1");
+    let at = at.expect("a post of push mode");
+    let headers: Vec<_> = messages[at]
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    let pushed = read_push(&headers, &Bytes::from(messages[at].body.clone()), false);
+    let pushed = pushed.expect("a result");
+    assert!(pushed.correlation.is_some());
+    assert_eq!(
+        pushed.output.value.as_deref(),
+        Some(messages[at].body.as_bytes())
+    );
+    let answer = &messages[at + 1];
+    assert_eq!(answer.body, format!("msg: {}", messages[at].body));
 }

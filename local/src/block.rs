@@ -449,6 +449,10 @@ async fn app(
     if let Some(socket) = &addresses.app_socket {
         variables.push(("SOCKET".to_owned(), socket.clone()));
     }
+    if let Some(push) = addresses.push {
+        let url = format!("http://127.0.0.1:{push}/");
+        variables.push(("OUTPUT_URL".to_owned(), url));
+    }
     if let Some(venv) = venv {
         if let Some(program) = command
             .first_mut()
@@ -542,6 +546,7 @@ impl Proxies<'_> {
             pod: "local".to_owned(),
             variables: self.environment.clone(),
             logs: None,
+            any_block: false,
         };
         let (bound, listening) = oneshot::channel();
         let (block, until) = (Arc::clone(self.block), shutdown.clone());

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use millrace_core::contract::block::{Block, Connection, Transport};
+use millrace_core::contract::block::{Block, Connection, ContractMode, Transport};
 use serde_json::{Map, Value, json};
 
 /// What the proxies are told instead of what the document leaves open.
@@ -22,6 +22,8 @@ pub struct Addresses {
     pub event_schema: Option<PathBuf>,
     /// The schema of results.
     pub result_schema: Option<PathBuf>,
+    /// Where the app posts its results, in push mode.
+    pub push: Option<u16>,
     /// Where the input's admin port is.
     pub input_admin: u16,
     /// Where the output's admin port is.
@@ -51,6 +53,10 @@ impl Addresses {
             app: chosen(block.app.port)?,
             event_schema: block.input.schema.clone(),
             result_schema: block.output.schema.clone(),
+            push: match block.app.contract.mode {
+                ContractMode::Push => Some(chosen(block.app.push.port)?),
+                ContractMode::Reply => None,
+            },
             input_admin: chosen(block.admin.input_port)?,
             output_admin: chosen(block.admin.output_port)?,
         })
@@ -93,6 +99,9 @@ pub fn resolve(mut document: Value, addresses: &Addresses) -> Value {
     put(spec, &["app", "port"], json!(addresses.app));
     if let Some(socket) = &addresses.app_socket {
         put(spec, &["app", "socket"], json!(socket));
+    }
+    if let Some(push) = addresses.push {
+        put(spec, &["app", "push", "port"], json!(push));
     }
     put(spec, &["admin", "inputPort"], json!(addresses.input_admin));
     put(
@@ -148,6 +157,7 @@ mod tests {
             app_socket: Some("/tmp/a.sock".into()),
             event_schema: Some("/here/event.json".into()),
             result_schema: None,
+            push: None,
             input_admin: 9500,
             output_admin: 9501,
         }

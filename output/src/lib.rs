@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_connectors::kafka::{self, Admin, KafkaSink, TransactionSettings};
-use millrace_core::contract::block::{Block, Guarantee};
+use millrace_core::contract::block::{Block, Content, ContractMode, Guarantee};
 use millrace_core::contract::publish::Mode;
 use millrace_core::limits::PUBLISH_CREDIT_BYTES;
-use millrace_core::store::{Settings, Store};
+use millrace_core::store::{Push, Settings, Store};
 use millrace_service::admin::{self, Access, Health, Readiness};
 use millrace_service::config;
 use millrace_service::shutdown::{DRAIN_DEADLINE, Ended, Shutdown};
@@ -26,10 +26,12 @@ mod fencing;
 mod metrics;
 mod preflight;
 mod publisher;
+mod push;
 mod secrets;
 mod server;
 
 pub use connection::Error as ConnectionError;
+pub use push::Error as PushError;
 pub use server::{Address, Error as ServerError};
 
 /// Sessions that wait to be admitted; the newest wins.
@@ -37,6 +39,8 @@ const ARRIVALS_QUEUED_MAX: usize = 4;
 
 /// How much longer than usual a transaction waits for its input, before it is given up.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Posts of the app that wait for one turn of the publisher.
+const POSTS_QUEUED_MAX: usize = 64;
 
 /// What comes from around the process, not from the block document.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct Environment {
     pub variables: config::Environment,
     /// The logs, if they can be changed while it runs.
     pub logs: Option<Logs>,
+    /// Takes results of any block: whoever reaches this pod's own port or socket (D-P5).
+    pub any_block: bool,
 }
 
 /// Where the output listens; ports that were 0 are known now.
@@ -56,6 +62,8 @@ pub struct Environment {
 pub struct Bound {
     /// For the input proxy.
     pub publish: Address,
+    /// For the app, in push mode.
+    pub push: Option<SocketAddr>,
     /// `/livez`, `/readyz`, `/startupz`, `/metrics`.
     pub admin: SocketAddr,
 }
@@ -69,6 +77,9 @@ pub enum Error {
     /// The publish listener.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The push listener.
+    #[error(transparent)]
+    Push(#[from] PushError),
     /// The admin listener.
     #[error(transparent)]
     Admin(#[from] admin::Error),
@@ -105,12 +116,27 @@ pub async fn run(
     let asking = Admin::connect(&broker.settings).map_err(client)?;
     let publish = &block.publish;
     let listener = server::Listener::bind(publish.socket.as_deref(), publish.port.number).await?;
+    let push_listener = match block.app.contract.mode {
+        ContractMode::Push => Some(push::bind(block.app.push.port.number).await?),
+        ContractMode::Reply => None,
+    };
     let admin_listener = admin::bind(block.admin.bind, block.admin.output_port.number).await?;
     let addresses = Bound {
         publish: listener.address().map_err(Error::Address)?,
+        push: push_listener
+            .as_ref()
+            .map(tokio::net::TcpListener::local_addr)
+            .transpose()
+            .map_err(Error::Address)?,
         admin: admin_listener.local_addr().map_err(Error::Address)?,
     };
-    info!(publish = ?addresses.publish, admin = %addresses.admin, "the output proxy listens");
+    info!(
+        event = "output.lifecycle.start",
+        publish = ?addresses.publish,
+        push = ?addresses.push,
+        admin = %addresses.admin,
+        "the output proxy listens"
+    );
 
     let health = Health::new();
     let metrics = Metrics::new(block.identity.name(), &environment.release, "output");
@@ -175,13 +201,19 @@ pub async fn run(
         let mut store = Store::new(Settings {
             mode,
             transaction_open_max: block.delivery.transaction.interval * 2 + PATIENCE,
-            block: block.identity.as_str().to_owned(),
+            block: (!environment.any_block).then(|| block.identity.as_str().to_owned()),
             release: environment.release.clone(),
             output: broker.output.topic.as_str().into(),
             dead_letter: broker.output.dead_letter.as_str().into(),
             verification: broker.output.verification.as_str().into(),
             credit: PUBLISH_CREDIT_BYTES,
+            push: push_listener.is_some().then_some(Push {
+                correlate: block.app.push.correlate,
+                allow_uncorrelated: block.app.push.allow_uncorrelated,
+                copies: block.app.push.copies.clone(),
+            }),
         });
+        let largest = limits.output;
         store.connected(limits);
         let make = || KafkaSink::new(&broker.settings, &producer);
         let mut publisher =
@@ -192,10 +224,20 @@ pub async fn run(
             () = shutdown.requested() => return Ok(()),
         }
         health.set(Readiness::Ready);
-        publisher.run(arriving, &shutdown).await;
+        let (posts, posted) = mpsc::channel(POSTS_QUEUED_MAX);
+        let takes = push::Takes {
+            value_bytes_max: usize::try_from(largest).unwrap_or(usize::MAX),
+            cloud_events: block.app.contract.content == Content::CloudEvents,
+        };
+        let posting =
+            push_listener.map(|listener| tokio::spawn(push::serve(listener, takes, posts)));
+        publisher.run(arriving, posted, &shutdown).await;
+        if let Some(posting) = posting {
+            posting.abort();
+        }
         Ok(())
     };
-    let result = match shutdown.run(work, DRAIN_DEADLINE).await {
+    let result = match shutdown.run(Box::pin(work), DRAIN_DEADLINE).await {
         Ended::Done(result) => result,
         Ended::Late => {
             warn!(
@@ -212,7 +254,10 @@ pub async fn run(
     if let Ok(Err(error)) = serving.await {
         warn!(error = %chain(&error), "the admin port broke");
     }
-    info!("the output proxy has ended");
+    info!(
+        event = "output.lifecycle.stop",
+        "the output proxy has ended"
+    );
     result
 }
 

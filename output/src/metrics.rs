@@ -117,6 +117,23 @@ fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {
             count,
         );
     }
+    for (result, count) in [
+        ("stored", counters.pushes_stored),
+        ("refused", counters.pushes_refused),
+    ] {
+        scrape.counter(
+            "millrace_pushed_results_total",
+            "Results that the app posted (push mode).",
+            &[("result", result)],
+            count,
+        );
+    }
+    scrape.counter(
+        "millrace_uncorrelated_results_total",
+        "Posted results that belong to no event and were stored all the same.",
+        &[],
+        counters.uncorrelated,
+    );
     scrape.counter(
         "millrace_producer_purges_total",
         "Purges after failed deliveries.",

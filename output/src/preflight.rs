@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use millrace_connectors::StoreError;
 use millrace_connectors::kafka::Admin;
-use millrace_core::contract::block::{Block, InputSource};
+use millrace_core::contract::block::{Block, ContractMode, InputSource};
 use millrace_core::store::Limits;
 use millrace_service::admin::{Health, Readiness};
 use tracing::{info, warn};
@@ -105,12 +105,19 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
             source,
         },
     };
-    let wanted = [
+    // Nothing is verified before there is a candidate, so that topic may be missing.
+    let verification = (output.verification.as_str(), "output.kafka.verification");
+    let mut needed = vec![
         (output.topic.as_str(), "output.kafka.topic"),
         (output.dead_letter.as_str(), "output.kafka.deadLetter"),
-        (output.verification.as_str(), "output.kafka.verification"),
     ];
-    let names = wanted.map(|(topic, _)| topic);
+    let copies = match block.app.contract.mode {
+        ContractMode::Push => &block.app.push.copies[..],
+        ContractMode::Reply => &[],
+    };
+    needed.extend(copies.iter().map(|copy| (copy.as_str(), "app.push.copies")));
+    let wanted: Vec<_> = needed.iter().copied().chain([verification]).collect();
+    let names: Vec<&str> = wanted.iter().map(|(topic, _)| *topic).collect();
     let mut known = admin.topics(&names).await.map_err(refused)?;
     let missing: Vec<_> = wanted
         .iter()
@@ -138,8 +145,7 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
         }
         known = admin.topics(&names).await.map_err(refused)?;
     }
-    // Nothing is verified before there is a candidate, so only the first two have to be there.
-    for (topic, key) in &wanted[..2] {
+    for (topic, key) in &needed {
         if !known.contains_key(*topic) {
             return Err(Missing::Topic {
                 topic: (*topic).to_owned(),
@@ -156,7 +162,11 @@ async fn look(admin: &Admin, block: &Block, broker: &Broker) -> Result<Limits, M
     let limit = |topic: &str| told.get(topic).copied().unwrap_or(MESSAGE_BYTES_USUAL);
     let ours = output.max_bytes.unwrap_or(u64::MAX);
     Ok(Limits {
-        output: limit(&output.topic).min(ours),
+        output: copies
+            .iter()
+            .map(|copy| limit(copy))
+            .fold(limit(&output.topic), u64::min)
+            .min(ours),
         dead_letter: limit(&output.dead_letter).min(ours),
         verification: limit(&output.verification).min(ours),
         verification_partitions: known

@@ -3,6 +3,7 @@
 //! [`Store`] decides; this loop carries out. A turn feeds what has come, then gives the producer
 //! every record that may enter, then tells the input what happened.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,18 @@ use millrace_connectors::kafka::{self, EndOfTransaction, Ending, KafkaSink, Tran
 use millrace_connectors::{AppendClass, Delivery, Record, Sink};
 use millrace_core::contract::publish::{Fault, StoreClass};
 use millrace_core::intake::io::Committed;
-use millrace_core::store::{self, Effect, Ended, Failed, Store, TransactionEnded};
+use millrace_core::store::{
+    self, Effect, Ended, Failed, PushAnswer, PushId, Store, TransactionEnded,
+};
 use millrace_service::admin::{Health, Readiness};
 use millrace_service::shutdown::Shutdown;
 use millrace_service::time::clock;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use crate::metrics::Snapshot;
+use crate::push::Post;
 use crate::server::{Arrival, Link, Progress};
 
 /// How often counts are renewed and the loop shows that it moves.
@@ -46,6 +50,8 @@ pub(crate) struct Publisher<M> {
     renewing: bool,
     effects: Vec<Effect>,
     deliveries: Vec<(u64, Delivery)>,
+    /// Who waits for the end of a pushed result.
+    waiting: HashMap<PushId, oneshot::Sender<PushAnswer>>,
     /// The last failure, while nothing has been stored since.
     trouble: Option<String>,
 }
@@ -56,6 +62,7 @@ enum Woken {
     Arrival(Option<Arrival>),
     Delivered,
     Ended(TransactionEnd),
+    Posted(Option<Post>),
     Due,
     Link(Progress),
     Heartbeat,
@@ -82,6 +89,7 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
             renewing: false,
             effects: Vec::new(),
             deliveries: Vec::new(),
+            waiting: HashMap::new(),
             trouble: None,
         })
     }
@@ -98,7 +106,13 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
     }
 
     /// Runs until a drain is asked for and everything is stored.
-    pub(crate) async fn run(mut self, mut arrivals: mpsc::Receiver<Arrival>, shutdown: &Shutdown) {
+    pub(crate) async fn run(
+        mut self,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        mut posts: mpsc::Receiver<Post>,
+        shutdown: &Shutdown,
+    ) {
+        let mut posting = true;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
@@ -113,6 +127,7 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
                 () = self.sink.deliveries(&mut self.deliveries), if open => Woken::Delivered,
                 ended = transaction_ended(&mut self.ending) => Woken::Ended(ended),
                 progress = next_progress(&mut self.link) => Woken::Link(progress),
+                post = posts.recv(), if posting => Woken::Posted(post),
                 arrival = arrivals.recv() => Woken::Arrival(arrival),
                 () = sleep_until(due) => Woken::Due,
             };
@@ -125,6 +140,15 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
                 Woken::Arrival(None) => return,
                 Woken::Delivered => self.delivered(),
                 Woken::Ended(end) => self.transaction_ended(end),
+                Woken::Posted(Some(Post::Result(pushed, answer))) => {
+                    let push = self.store.push(clock(), &pushed);
+                    self.waiting.insert(push, answer);
+                }
+                Woken::Posted(Some(Post::Unread(correlation, failed))) => {
+                    self.store.push_refused(correlation, failed);
+                }
+                // The block is not in push mode.
+                Woken::Posted(None) => posting = false,
                 Woken::Link(Progress::Received) => self.received(),
                 Woken::Link(Progress::Sent) | Woken::Due => {}
                 Woken::Link(Progress::Closed) => self.close_link("the input proxy is gone"),
@@ -167,6 +191,12 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
                 Effect::Reply(reply) => {
                     if let Some(link) = &mut self.link {
                         link.send(&reply);
+                    }
+                }
+                Effect::Pushed { push, answer } => {
+                    if let Some(waiting) = self.waiting.remove(&push) {
+                        // An app that has hung up does not hear it.
+                        let _gone = waiting.send(answer);
                     }
                 }
                 Effect::Purge => self.sink.purge(),

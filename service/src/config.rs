@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use millrace_core::contract::block::agogosml::{self, Direction, Profile};
 use millrace_core::contract::block::{Block, Problem, Problems};
 use millrace_core::limits::DOCUMENT_BYTES_MAX;
 
@@ -60,6 +61,12 @@ pub enum Error {
         /// What the parser says, with line and column.
         message: String,
     },
+    /// Neither a file nor the environment says anything.
+    #[error(
+        "there is no block: give the path of its document, or set {} (profile agogosml)",
+        agogosml::SELECTOR
+    )]
+    Nothing,
     /// It does not say what a block needs.
     #[error("in {}: {problems}", path.display())]
     Invalid {
@@ -75,7 +82,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unreadable { .. } => 1,
-            Self::TooLarge { .. }
+            Self::Nothing
+            | Self::TooLarge { .. }
             | Self::NotUtf8 { .. }
             | Self::NotYaml { .. }
             | Self::Invalid { .. } => 2,
@@ -127,6 +135,32 @@ pub fn parse(path: &Path, bytes: &[u8], environment: &Environment) -> Result<Blo
         path: path.to_owned(),
         problems,
     })
+}
+
+/// The block of a proxy: in the file, or without one in the environment of an agogosml deployment,
+/// whose other wishes come along.
+///
+/// # Errors
+/// See [`Error`].
+pub fn of_proxy(
+    path: Option<&Path>,
+    direction: Direction,
+    environment: &Environment,
+) -> Result<(Block, Option<Profile>), Error> {
+    if let Some(path) = path {
+        return Ok((load(path, environment)?, None));
+    }
+    if !environment.contains_key(agogosml::SELECTOR) {
+        return Err(Error::Nothing);
+    }
+    let invalid = |problems| Error::Invalid {
+        path: "the environment".into(),
+        problems,
+    };
+    let profile = agogosml::read(direction, environment).map_err(invalid)?;
+    let (document, wrong) = layers::put(profile.document.clone(), environment);
+    let block = problems_of(Block::parse(&document), wrong).map_err(invalid)?;
+    Ok((block, Some(profile)))
 }
 
 /// The document as it stands in the file with the overrides in place, not yet judged: for

@@ -7,6 +7,7 @@
 
 pub mod config;
 
+pub mod random;
 pub mod secret;
 
 pub mod time;

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use millrace_core::contract::block::agogosml::Profile;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -71,6 +72,24 @@ impl Shutdown {
             shutdown.at_once();
         });
         Ok(())
+    }
+
+    /// Does what the environment of an agogosml deployment asks of a process, and tells what
+    /// of it does nothing.
+    pub fn obey(&self, profile: &Profile) {
+        if !profile.ignored.is_empty() {
+            tracing::warn!(variables = ?profile.ignored, "these variables do nothing any more");
+        }
+        let Some(after) = profile.stop_after else {
+            return;
+        };
+        let shutdown = self.clone();
+        tokio::spawn(async move {
+            // TIMEOUT: the process ends by itself.
+            tokio::time::sleep(after).await;
+            tracing::info!(?after, "the time is over, draining");
+            shutdown.request();
+        });
     }
 
     /// Asks for a drain.

@@ -5,6 +5,7 @@
 
 mod calls;
 mod commits;
+mod pushes;
 mod results;
 mod transactions;
 mod truth;
@@ -77,6 +78,8 @@ pub enum Law {
     Parked,
     /// The consumer client is used as it can be.
     Client,
+    /// A-P1, A-P2: results of a call that is over are not stored; calls are announced.
+    Pushes,
     /// P-1 to P-8: the output understands and accepts every frame.
     Protocol,
     /// No machine meets what it thinks impossible.
@@ -136,6 +139,7 @@ pub(crate) struct Laws {
     /// Whether lanes are parked, for longer than a run takes.
     parks: bool,
     lanes: BTreeMap<LaneHash, u32>,
+    push: bool,
     muted: Option<Law>,
 }
 
@@ -190,6 +194,7 @@ struct Process {
     stored: BTreeMap<usize, u64>,
     /// Deaths of the app at which an event was there, and those at which it was alone.
     deaths: BTreeMap<(usize, usize), Deaths>,
+    pushes: pushes::Pushes,
     idle_turns: u32,
     idle_second: (u64, u32),
 }
@@ -280,6 +285,7 @@ impl Laws {
                 .parking
                 .is_some_and(|parking| parking.ttl >= PARKED_FOR_GOOD),
             lanes: lanes(settings.ordering, logs),
+            push: scenario.push.is_some(),
             muted: scenario.muted,
         }
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use millrace_core::intake::Settings;
-use millrace_core::intake::settings::{Guarantee, Names, OnDataLoss, Parking};
+use millrace_core::intake::settings::{Correlate, Guarantee, Names, OnDataLoss, Parking, Push};
 use millrace_core::lanes::Ordering;
 use millrace_core::rules::Rules;
 use millrace_core::token::ReleaseId;
@@ -72,6 +72,8 @@ pub struct Scenario {
     pub natures: Natures,
     /// What goes wrong.
     pub faults: Faults,
+    /// Push mode; `None`: results come in the answer.
+    pub push: Option<Correlate>,
     /// A law that is not watched, so that another one has to notice what it would have.
     pub muted: Option<Law>,
     ordering: Ordering,
@@ -162,7 +164,7 @@ impl Scenario {
                 .permille(300)
                 .then(|| Duration::from_millis(later.pick(&[20, 500, 5_000]))),
         };
-        Self {
+        let mut scenario = Self {
             seed,
             once: seed & ONCE != 0,
             calm,
@@ -193,6 +195,7 @@ impl Scenario {
                 ..faults(r, calm)
             },
             app_dies_ms: later.pick(&[0, 20, 150]),
+            push: None,
             muted: None,
             ordering: r.pick(&[
                 Ordering::Key,
@@ -226,7 +229,22 @@ impl Scenario {
                 ttl: Duration::from_secs(later.pick(&[2, 20, 3_600])),
                 lanes_max: later.pick(&[1, 2, 32]),
             }),
+        };
+        // Not drawn, so that older seeds stand for what they stood for.
+        if seed % 7 == 3 && !scenario.once {
+            scenario.use_push(if seed % 28 == 3 {
+                Correlate::Serial
+            } else {
+                Correlate::Echo
+            });
         }
+        scenario
+    }
+
+    /// Turns it into one of push mode.
+    pub fn use_push(&mut self, correlate: Correlate) {
+        self.push = Some(correlate);
+        self.batch = batcher::Settings::SINGLE;
     }
 
     /// Whether lanes are parked.
@@ -282,6 +300,10 @@ impl Scenario {
             parking: self.parking,
             truncate_dead_letters: true,
             stall_after: STALL_AFTER,
+            push: self.push.map(|correlate| Push {
+                correlate,
+                secret: *b"a secret of sims",
+            }),
             rules,
         }
     }

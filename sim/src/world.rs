@@ -17,6 +17,7 @@ mod group;
 pub(crate) mod happening;
 pub mod log;
 pub(crate) mod output;
+mod pushing;
 mod transactions;
 
 use std::cmp::Reverse;
@@ -283,6 +284,10 @@ impl World {
             }
             Happening::LoseNotice(who, client, member) => self.lose_notice(who, client, member)?,
             Happening::AppAnswer(who, call) => self.app_answer(who, call)?,
+            Happening::GivenUp(who, call) => self.given_up(who, call)?,
+            Happening::AppWork(who, call) => self.app_work(who, call)?,
+            Happening::AppPost(who, call) => self.app_post(who, call)?,
+            Happening::PostAnswered(who, call, answer) => self.post_answered(who, call, answer)?,
             Happening::AppCrash(who, call) => self.app_crash(who, call),
             Happening::PodDies(who, call) => self.pod_dies(who, call),
             Happening::ConnectionLost(who, call, death) => {

@@ -1,5 +1,6 @@
 //! What each rule is for: with one rule switched off, the law that stands on it breaks.
 
+use millrace_core::intake::settings::Correlate;
 use millrace_core::rules::{Rule, Rules};
 use millrace_sim::event_log::Trace;
 use millrace_sim::laws::Law;
@@ -28,6 +29,8 @@ fn law_of(rule: Rule) -> Law {
         Rule::Parking => Law::Parked,
         // The event that kills the pod kills it for ever.
         Rule::PodCrash => Law::Liveness,
+        Rule::AnsweredThenTerminal => Law::Watermark,
+        Rule::WithdrawBeforeRetry => Law::Pushes,
     }
 }
 
@@ -40,6 +43,9 @@ fn found(rule: Rule, law: Law, muted: Option<Law>) -> Option<Failure> {
     (world..world + SEEDS_MAX).find_map(|seed| {
         let mut scenario = Scenario::of(seed);
         scenario.muted = muted;
+        if matches!(rule, Rule::AnsweredThenTerminal | Rule::WithdrawBeforeRetry) {
+            scenario.use_push(Correlate::Echo);
+        }
         let (outcome, _) = search::play(scenario, Rules::without(rule), Trace::off());
         outcome.err().filter(|failure| failure.violation.law == law)
     })

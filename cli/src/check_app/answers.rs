@@ -12,7 +12,7 @@ use super::probe::Asked;
 use crate::http::Answer;
 
 /// Reads `GET /.well-known/millrace` more strictly than the input does.
-pub(super) fn negotiated(body: &[u8], notes: &mut Notes) -> Option<Offer> {
+pub(super) fn negotiated(body: &[u8], push: bool, notes: &mut Notes) -> Option<Offer> {
     let about = match Offer::read(body) {
         Ok(about) => about,
         Err(error) => {
@@ -44,8 +44,11 @@ pub(super) fn negotiated(body: &[u8], notes: &mut Notes) -> Option<Offer> {
             ));
         }
     }
-    if !about.modes.is_empty() && !about.modes.iter().any(|mode| mode == "reply") {
-        notes.remark("the app offers push mode only, which this version does not run");
+    let wanted = if push { "push" } else { "reply" };
+    if !about.modes.is_empty() && !about.modes.iter().any(|mode| mode == wanted) {
+        notes.remark(format!(
+            "the app does not offer {wanted} mode, in which it is asked (--push PORT: push mode)"
+        ));
     }
     Some(about)
 }

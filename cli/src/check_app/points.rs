@@ -1,6 +1,4 @@
 //! The points of the list in app-contract.md, asked one after the other.
-//!
-//! Not asked yet: 9 (push mode), which this version does not run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,6 +18,8 @@ use super::events::{self, Odd};
 use super::findings::{Finding, Findings, Notes, skipped};
 use super::parallel::Lane;
 use super::probe::{Asked, Plan, Probe, Wanted, WantedContent};
+use super::push::Desk;
+use super::push_points::PUSH;
 use crate::chain;
 use crate::http::{Answer, Call, CallError, Connection};
 use crate::records::Draft;
@@ -36,11 +36,41 @@ pub struct Unreachable {
     source: CallError,
 }
 
+/// Why nothing was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Unasked {
+    /// The app is not there.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// Results cannot be taken.
+    #[error("cannot listen for the app's results on 127.0.0.1:{port} (--push)")]
+    Port {
+        /// Where.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
 /// Asks every point that applies.
-pub async fn check(plan: Plan) -> Result<Findings, Unreachable> {
+pub async fn check(plan: Plan) -> Result<Findings, Unasked> {
+    let desk = match plan.push {
+        None => None,
+        Some(port) => Some(
+            Desk::open(
+                port,
+                plan.max_response_bytes,
+                plan.content == WantedContent::CloudEvents,
+            )
+            .await
+            .map_err(|source| Unasked::Port { port, source })?,
+        ),
+    };
     let mut check = Check {
         probe: Probe::new(plan),
         seen: Vec::new(),
+        desk,
     };
     let points = check.all().await?;
     let failed = |finding: &Finding| matches!(finding.verdict, super::Verdict::Failed(_));
@@ -54,11 +84,14 @@ pub(super) struct Check {
     pub(super) probe: Probe,
     /// Every answer so far, for point 11.
     pub(super) seen: Vec<Answer>,
+    /// Where results are posted, in push mode.
+    pub(super) desk: Option<Desk>,
 }
 
 impl Check {
     async fn all(&mut self) -> Result<Vec<Finding>, Unreachable> {
         let (first, negotiation) = self.health_and_negotiation().await?;
+        let push = self.probe.plan.push.is_some();
         let offered: &[String] = negotiation.as_ref().map_or(&[], |about| &about.content);
         let offers = |word: &str| offered.iter().any(|one| one.eq_ignore_ascii_case(word));
         let (raw, cloud_events) = match self.probe.plan.content {
@@ -88,6 +121,7 @@ impl Check {
         });
         points.push(match (idempotent, self.sample()) {
             (false, _) => skipped(5, TWICE, "the app does not say that it is idempotent"),
+            (true, _) if push => skipped(5, TWICE, "in push mode the answer holds no results"),
             (true, None) => skipped(5, TWICE, NO_SAMPLE),
             (true, Some(sample)) if single => self.twice(&sample).await,
             (true, Some(_)) => skipped(5, TWICE, "compared in point 4"),
@@ -95,7 +129,11 @@ impl Check {
         points.push(self.oversized(single).await);
         points.push(self.parallel(single, idempotent).await);
         points.push(self.deadline_and_abort(single).await);
-        points.push(skipped(9, "push mode", "this version runs reply mode only"));
+        points.push(if self.desk.is_some() {
+            self.pushes().await
+        } else {
+            skipped(9, PUSH, "no --push: results are in the response")
+        });
         let forms = cloud_events.then_some((single, batch));
         points.push(self.shadow_and_forms(single, forms).await);
         points.push(self.error_bodies());
@@ -115,7 +153,7 @@ impl Check {
         })
     }
 
-    async fn ask(&mut self, draft: &Draft, stamp: Stamp) -> Result<Asked, CallError> {
+    pub(super) async fn ask(&mut self, draft: &Draft, stamp: Stamp) -> Result<Asked, CallError> {
         let asked = self.probe.ask(draft, stamp).await?;
         self.seen.push(asked.answer.clone());
         Ok(asked)
@@ -151,7 +189,9 @@ impl Check {
                 notes.remark("no negotiation document: your configuration decides");
                 None
             }
-            Ok(answer) if answer.status == 200 => negotiated(&answer.body, &mut notes),
+            Ok(answer) if answer.status == 200 => {
+                negotiated(&answer.body, plan.push.is_some(), &mut notes)
+            }
             Ok(answer) => {
                 notes.fail(format!(
                     "GET {OFFER_PATH} answers {}; give 200 with the document, or 404",
@@ -173,6 +213,8 @@ impl Check {
         match self.probe.plan.wanted {
             Wanted::Single => (true, false),
             Wanted::Batch => (false, true),
+            // Push mode knows no others.
+            Wanted::Auto if self.desk.is_some() => (true, false),
             Wanted::Auto => match negotiation.filter(|about| !about.requests.is_empty()) {
                 Some(about) => {
                     let has = |kind: &str| about.requests.iter().any(|known| known == kind);

@@ -1,6 +1,7 @@
 //! Asks an app exactly as the input proxy would, and remembers every answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, Method};
@@ -66,6 +67,8 @@ pub struct Plan {
     pub max_request_bytes: usize,
     /// `app.maxResponseBytes`.
     pub max_response_bytes: usize,
+    /// `app.push.port`, if the app is in push mode: it posts its results there.
+    pub push: Option<u16>,
     /// `app.contract.emptyBody`.
     pub empty_body: EmptyBody,
     /// `batch.maxRecords`.
@@ -90,6 +93,7 @@ impl Requests {
             timeout: Duration::from_secs(30),
             max_request_bytes: 8 << 20,
             max_response_bytes: 8 << 20,
+            push: None,
             empty_body: EmptyBody::Error,
             batch_max: 100,
             samples: Vec::new(),
@@ -128,9 +132,20 @@ pub(super) struct Probe {
     pub(super) plan: Arc<Plan>,
     single: Arc<CallContext>,
     batch: Arc<CallContext>,
+    calls: Arc<AtomicU64>,
 }
 
 impl Probe {
+    /// No two calls have the same. Nobody but the app sees it, so it need not be random.
+    fn next_correlation(&self) -> [u8; 16] {
+        correlation(self.calls.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// That of the next call.
+    pub(super) fn upcoming_correlation(&self) -> [u8; 16] {
+        correlation(self.calls.load(Ordering::Relaxed))
+    }
+
     pub(super) fn new(plan: Plan) -> Self {
         let context = |request| CallContext {
             content: ContentMode::Raw,
@@ -140,6 +155,8 @@ impl Probe {
             max_attempts: 5,
             forward_headers: Vec::new(),
             all_headers: false,
+            push: plan.push.is_some(),
+            content_type_always: true,
             empty_body: plan.empty_body,
             request,
             max_request_bytes: plan.max_request_bytes,
@@ -149,6 +166,7 @@ impl Probe {
             single: Arc::new(context(RequestMode::Single)),
             batch: Arc::new(context(RequestMode::Batch)),
             plan: Arc::new(plan),
+            calls: Arc::default(),
         }
     }
 
@@ -164,6 +182,7 @@ impl Probe {
             plan: Arc::clone(&self.plan),
             single: with(&self.single),
             batch: with(&self.batch),
+            calls: Arc::clone(&self.calls),
         }
     }
 
@@ -202,6 +221,7 @@ impl Probe {
             id: CallId(0),
             stamp,
             deadline: start.plus(self.plan.timeout),
+            correlation: self.plan.push.map(|_| self.next_correlation()),
             events: events.collect(),
         }
     }
@@ -285,6 +305,12 @@ impl Probe {
         let call = Call::get(&self.plan.health);
         crate::http::once(&self.plan.address, &call, HEALTH_TIMEOUT, 1 << 20).await
     }
+}
+
+fn correlation(call: u64) -> [u8; 16] {
+    let mut correlation = *b"check-app-------";
+    correlation[8..].copy_from_slice(&call.to_be_bytes());
+    correlation
 }
 
 fn head(status: u16, headers: &HeaderMap) -> AnswerHead<'_> {

@@ -102,6 +102,7 @@ async fn findings(app: App) -> Findings {
         timeout: Duration::from_secs(5),
         max_request_bytes: 100_000,
         max_response_bytes: 1 << 20,
+        push: None,
         empty_body: EmptyBody::Error,
         batch_max: 100,
         samples: vec![sample("{\"a\":1}"), sample("{\"a\":2}")],
@@ -165,6 +166,7 @@ async fn the_echo_app_passes() {
         timeout: Duration::from_secs(5),
         max_request_bytes: 8 << 20,
         max_response_bytes: 8 << 20,
+        push: None,
         empty_body: EmptyBody::Error,
         batch_max: 100,
         samples: vec![Draft {
@@ -353,10 +355,145 @@ async fn an_app_that_does_not_run_is_unreachable() {
         timeout: Duration::from_secs(1),
         max_request_bytes: 1,
         max_response_bytes: 1,
+        push: None,
         empty_body: EmptyBody::Error,
         batch_max: 1,
         samples: Vec::new(),
     };
     let error = check(plan).await.unwrap_err();
     assert!(error.to_string().contains("is it running?"));
+}
+
+/// How an app of push mode posts its results.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Posts {
+    /// With the correlation; 500 if the result is not stored.
+    Well,
+    /// Without the correlation.
+    Mute,
+    /// It does not care what becomes of them.
+    Careless,
+    /// Not at all.
+    Nothing,
+}
+
+/// An app of push mode on any port, which posts to `desk`.
+async fn pushing(posts: Posts, desk: u16) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let serve = async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| async move {
+                    Ok::<_, Infallible>(push_and_answer(posts, desk, request).await)
+                });
+                drop(
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await,
+                );
+            });
+        }
+    };
+    (address, tokio::spawn(serve))
+}
+
+async fn push_and_answer(
+    posts: Posts,
+    desk: u16,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    if head.uri.path() != "/process" {
+        return answer(
+            if head.uri.path() == "/healthz" {
+                200
+            } else {
+                404
+            },
+            "",
+        );
+    }
+    if body.len() > 100_000 {
+        return answer(413, "{}");
+    }
+    if serde_json::from_slice::<serde_json::Value>(&body).is_err() {
+        return answer(422, "{}");
+    }
+    let correlation = head.headers.get("millrace-correlation").unwrap().clone();
+    let mut headers = Vec::new();
+    if posts != Posts::Mute {
+        let echo = correlation.as_bytes().to_vec();
+        headers.push(("millrace-correlation".to_owned(), echo));
+    }
+    let post = crate::http::Call {
+        method: http::Method::POST,
+        path: "/".to_owned(),
+        headers,
+        body,
+    };
+    let address = crate::http::Address::local(desk);
+    if posts == Posts::Nothing {
+        return answer(200, "");
+    }
+    let posted = crate::http::once(&address, &post, Duration::from_secs(5), 1 << 20).await;
+    let stored = posted.is_ok_and(|answer| answer.status == 200);
+    answer(
+        if stored || posts == Posts::Careless {
+            200
+        } else {
+            500
+        },
+        "",
+    )
+}
+
+#[tokio::test]
+async fn point_9_looks_at_what_an_app_of_push_mode_posts() {
+    let desk = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    for (posts, passes, remark) in [
+        (Posts::Well, true, None),
+        (
+            Posts::Careless,
+            true,
+            Some("although its result was not stored"),
+        ),
+        (Posts::Nothing, true, Some("posted nothing")),
+        (Posts::Mute, false, Some("does not echo")),
+    ] {
+        let desk = desk();
+        let (address, server) = pushing(posts, desk).await;
+        let plan = Plan {
+            address: address.parse().unwrap(),
+            path: "/process".to_owned(),
+            health: "/healthz".to_owned(),
+            wanted: Wanted::Auto,
+            content: WantedContent::Auto,
+            timeout: Duration::from_secs(5),
+            max_request_bytes: 100_000,
+            max_response_bytes: 1 << 20,
+            push: Some(desk),
+            empty_body: EmptyBody::Error,
+            batch_max: 100,
+            samples: vec![Draft {
+                key: Some("k".into()),
+                value: Some("{\"a\":1}".into()),
+                ..Draft::default()
+            }],
+        };
+        let findings = check(plan).await.unwrap();
+        server.abort();
+        let point = findings.points.iter().find(|f| f.point == 9).unwrap();
+        assert_eq!(point.verdict == Verdict::Passed, passes, "{point:?}");
+        let said = format!("{point:?}");
+        match remark {
+            Some(remark) => assert!(said.contains(remark), "{said}"),
+            None => assert!(findings.ok && point.remarks.is_empty(), "{findings:?}"),
+        }
+    }
 }

@@ -24,6 +24,7 @@ Examples:
   millrace check-app http://127.0.0.1:8080 --sample events.jsonl
   python events.py --count 20 | millrace check-app http://127.0.0.1:8080 --sample -
   millrace check-app http://127.0.0.1:8080 --request batch --sample order.json -o json
+  millrace check-app http://127.0.0.1:8080 --push 6000 --sample order.json
 
 A sample is an event that the app answers well: any file, or with the ending .jsonl (and from
 standard input) one JSON object a line, as `millrace send --json` reads them.
@@ -60,6 +61,10 @@ pub struct Arguments {
     /// `batch.maxRecords`
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
     batch_records: u16,
+    /// The app is in push mode and posts its results to this port of 127.0.0.1 (`app.push.port`);
+    /// start it with `OUTPUT_URL=http://127.0.0.1:PORT/`
+    #[arg(long, value_name = "PORT")]
+    push: Option<u16>,
     /// `app.contract.emptyBody`
     #[arg(long, value_enum, default_value_t = Empty::Error)]
     empty_body: Empty,
@@ -93,6 +98,7 @@ pub(crate) async fn run(arguments: Arguments, screen: Screen) -> anyhow::Result<
         timeout: arguments.timeout,
         max_request_bytes: arguments.max_request_bytes,
         max_response_bytes: arguments.max_response_bytes,
+        push: arguments.push,
         empty_body: match arguments.empty_body {
             Empty::Error => EmptyBody::Error,
             Empty::Filter => EmptyBody::Filter,

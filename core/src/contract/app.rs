@@ -15,11 +15,13 @@ pub mod cloud_events;
 mod date;
 mod json;
 pub mod offer;
+pub mod push;
 pub mod request;
 
 pub use answer::{AnswerHead, read_single};
 pub use batch::read_batch;
 pub use offer::{OFFER_PATH, Offer, Refusal};
+pub use push::{Malformed, Pushed, read_correlation, read_push};
 pub use request::{batch_body, batch_headers, single_body, single_headers, too_large};
 
 /// What an empty body of a success means (`app.contract.emptyBody`).
@@ -66,6 +68,8 @@ pub struct CallContext {
     pub forward_headers: Vec<String>,
     /// Whether all record headers are sent in one (A-S2).
     pub all_headers: bool,
+    /// Whether an event that names no content type is sent as `application/octet-stream`.
+    pub content_type_always: bool,
     /// What an empty success means.
     pub empty_body: EmptyBody,
     /// One event per request, or several.
@@ -74,6 +78,8 @@ pub struct CallContext {
     pub content: ContentMode,
     /// The cluster id of the input, part of the source of made CloudEvents.
     pub cluster: String,
+    /// Results are posted to the output; the answer only says how it went (`app.contract.mode`).
+    pub push: bool,
     /// `app.maxRequestBytes`.
     pub max_request_bytes: usize,
     /// `app.maxResponseBytes`.

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::app::{
-    App, AppContract, AppState, Content, ContractMode, Correlate, EmptyBody, EnvironmentValue,
-    EnvironmentVariable, LocalApp, OversizedRequest, Push, RequestKind, ShadowSafety, Transport,
+    App, AppContract, AppState, Content, ContentType, ContractMode, Correlate, EmptyBody,
+    EnvironmentValue, EnvironmentVariable, HealthCheck, LocalApp, OversizedRequest, Push,
+    RequestKind, ShadowSafety, Transport,
 };
 pub use self::connection::{
     BlobStore, ClientSecret, Connection, EmbeddedConnection, Entra, EventHubsAuth,
@@ -35,6 +36,7 @@ pub use self::release::{
 };
 pub use self::values::{Port, Secret, Share, StartAt, parse_duration};
 
+pub mod agogosml;
 mod app;
 mod connection;
 mod delivery;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::identity::EventId;
 use crate::position::{Partition, Position};
 use crate::token::Stamp;
 
@@ -162,7 +163,8 @@ pub struct Lease {
     pub partitions: Vec<Partition>,
 }
 
-/// A call that is about to be made (A-P1).
+/// A call that is about to be made (A-P1), with what its results inherit (D-F2) and are
+/// checked by (P-3, P-4): the output sees no event otherwise.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announce {
     /// The call.
@@ -171,10 +173,24 @@ pub struct Announce {
     pub correlation: [u8; 16],
     /// Who may see the results.
     pub stamp: Stamp,
+    /// The group generation of the input when it made the call.
+    pub generation: i32,
     /// Whose event.
     pub partition: Partition,
     /// Which event.
     pub position: Position,
+    /// Seeded hash of the event's lane; 0 is no lane.
+    pub lane: u64,
+    /// The epoch of the partition's token (D-I3).
+    pub epoch: u64,
+    /// The event's id (D-I1, D-I4).
+    pub id: EventId,
+    /// The event's timestamp.
+    pub timestamp_ms: Option<i64>,
+    /// The event's key.
+    pub key: Option<Bytes>,
+    /// The event's headers.
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
 }
 
 /// The end of a transaction (P-5).

@@ -23,7 +23,7 @@ const HELD_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an event's answer means for its lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     /// Answered for good: the lane goes on.
     Gone,
     /// It comes again, later; the lane waits.
@@ -57,28 +57,38 @@ impl Intake {
                 work.own_since += now.since(open.sent);
             }
         }
+        if self.settings.push.is_some() {
+            self.pushed_call_ended(call, &open.events, outcome, now, effects);
+        } else {
+            self.conclude(&open.events, outcome, now, effects);
+        }
+    }
+
+    /// Decides about the events of a call that has ended.
+    pub(super) fn conclude(
+        &mut self,
+        events: &[EventRef],
+        outcome: Outcome,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         match outcome {
             Outcome::Items(items) => {
-                assert_eq!(
-                    items.len(),
-                    open.events.len(),
-                    "one item per event of the call"
-                );
-                let items = open.events.iter().copied().zip(items);
+                assert_eq!(items.len(), events.len(), "one item per event of the call");
+                let items = events.iter().copied().zip(items);
                 self.settle(items, now, effects);
             }
-            Outcome::TooLarge(_) if open.events.len() > 1 => {
-                self.halve(&open.events);
+            Outcome::TooLarge(_) if events.len() > 1 => {
+                self.halve(events);
             }
             Outcome::Failed(failure) | Outcome::TooLarge(failure) => {
-                let items = open
-                    .events
+                let items = events
                     .iter()
                     .map(|event| (*event, Item::Failed(failure.clone())));
                 self.settle(items, now, effects);
             }
             Outcome::Abandoned => {
-                for event in open.events.iter().rev() {
+                for event in events.iter().rev() {
                     self.put_back(*event, now);
                 }
             }
@@ -142,7 +152,7 @@ impl Intake {
             }
             Some((
                 Class::Transient | Class::Infra,
-                FailureKind::Refused | FailureKind::ConnectionLost,
+                FailureKind::Refused | FailureKind::TimedOut | FailureKind::ConnectionLost,
             )) => {
                 self.window.failed();
             }
@@ -400,7 +410,7 @@ impl Intake {
         self.breaker.record_ended(now);
     }
 
-    fn dead_letter(
+    pub(super) fn dead_letter(
         &mut self,
         event: EventRef,
         letter: Letter,
@@ -465,8 +475,16 @@ impl Intake {
         self.go_on(event.tenure, lane, now);
     }
 
-    /// The event's lane goes on with the next one.
+    /// The event's lane goes on with the next one. In push mode it waits for more, until the
+    /// event is terminal: nothing else would keep a later result of the lane, which the app
+    /// stores by itself, behind an earlier dead letter (D-L4).
     pub(super) fn go_on(&mut self, tenure: TenureId, lane: LaneId, now: Time) {
+        if self.settings.push.is_none() {
+            self.release_lane(tenure, lane, now);
+        }
+    }
+
+    pub(super) fn release_lane(&mut self, tenure: TenureId, lane: LaneId, now: Time) {
         if self.settings.rules.hold(Rule::LaneExclusion)
             && let Some(tenure) = self.tenures.get_mut(&tenure)
         {
@@ -480,7 +498,7 @@ impl Intake {
 
     /// The event goes back in front of its lane, to be sent as soon as calls are possible; alone
     /// if it is suspected, also when the app was not there at its last turn (D-B6).
-    fn put_back(&mut self, event: EventRef, now: Time) {
+    pub(super) fn put_back(&mut self, event: EventRef, now: Time) {
         let Some(work) = self.work(event) else {
             return;
         };
@@ -564,7 +582,7 @@ impl Letter {
         }
     }
 
-    fn from_failure(reason: Reason, stage: Stage, failure: Failure) -> Self {
+    pub(super) fn from_failure(reason: Reason, stage: Stage, failure: Failure) -> Self {
         Self {
             reason,
             stage,

@@ -418,6 +418,7 @@ impl Intake {
         }
         let late = now.boot >= drain.deadline.boot;
         let open = !self.calls.is_empty()
+            || self.pushes.are_counting()
             || self
                 .tenures
                 .values()

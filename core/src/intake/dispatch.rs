@@ -43,7 +43,7 @@ impl Intake {
 
     /// When time alone lets a call go.
     pub(super) fn next_dispatch(&self, now: Time) -> Option<Duration> {
-        if self.drain.is_some() || self.operator_paused {
+        if self.drain.is_some() || self.operator_paused || self.pushes_wait() {
             return None;
         }
         if let Some(quiet) = self.quiet_until.filter(|quiet| quiet.boot > now.boot) {
@@ -66,6 +66,7 @@ impl Intake {
         if self.drain.is_some()
             || self.operator_paused
             || self.rejoining
+            || self.pushes_wait()
             || matches!(self.app, App::Away { .. })
             || self.quiet_until.is_some_and(|quiet| now.boot < quiet.boot)
         {
@@ -420,6 +421,7 @@ impl Intake {
             self.breaker.probing();
             self.report_breaker("half-open", effects);
         }
+        let event = events[0];
         self.window.opened();
         self.tally.calls += 1;
         self.calls.insert(
@@ -430,12 +432,18 @@ impl Intake {
                 probe,
             },
         );
-        effects.push(Effect::Call(Call {
+        let call = Call {
             id,
             stamp: Stamp::Live,
             deadline: now.plus(self.settings.call_timeout),
+            correlation: None,
             events: called,
-        }));
+        };
+        if self.settings.push.is_some() {
+            self.announce(call, event, effects);
+        } else {
+            effects.push(Effect::Call(call));
+        }
     }
 
     /// Asks an app that is away whether it is back.

@@ -254,6 +254,8 @@ pub struct Call {
     pub stamp: Stamp,
     /// When it is given up, on the boot clock; also told to the app as wall time.
     pub deadline: Time,
+    /// Push mode: what the app's results have to carry (A-P1); the output knows it already.
+    pub correlation: Option<[u8; 16]>,
     /// In lane order; exactly one unless the block asks for batches.
     pub events: Vec<Called>,
 }

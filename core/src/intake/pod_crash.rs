@@ -271,6 +271,7 @@ impl Intake {
             .iter()
             .filter(|(_, t)| t.is_suspect() && t.lanes.ready() > 0)
             .filter(|(_, t)| t.crashes.group() > 1 || stored(t))
+            .filter(|(id, _)| !self.pushes.counting(&[**id]))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {

@@ -25,14 +25,14 @@ use crate::time::Time;
 use crate::token::Stamp;
 
 /// Results that a lapsed lease kept from leaving are sent again after this long.
-const LEASE_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LEASE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Results that could not be stored are sent again after this long at most: the producer has
 /// waited for its message time-out already, and the whole partition waits with them.
-const STORE_PAUSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const STORE_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Results that only a change of settings lets through are tried again after this long.
-const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connection to the output.
 #[derive(Debug, Default)]
@@ -94,6 +94,7 @@ impl Intake {
         if self.exactly_once() {
             self.transaction_lost(now, effects);
         }
+        self.pushes_forgotten(now, effects);
         if let Link::Up { credit } = link {
             self.link.up = true;
             self.link.credit = credit;
@@ -273,11 +274,13 @@ impl Intake {
             }
             Reply::Credit(bytes) => self.link.credit += bytes,
             Reply::Ended { outcome, .. } => self.transaction_ended(outcome, now, effects),
-            Reply::Ready(_)
-            | Reply::Answered(_)
-            | Reply::Withdrawn { .. }
-            | Reply::Drained
-            | Reply::Error(_) => {}
+            Reply::Answered(answered) => self.counted(answered, now, effects),
+            Reply::Withdrawn { refused, answered } => {
+                for call in refused.into_iter().chain(answered) {
+                    self.withdrawn(call, now, effects);
+                }
+            }
+            Reply::Ready(_) | Reply::Drained | Reply::Error(_) => {}
         }
     }
 
@@ -306,12 +309,28 @@ impl Intake {
         let Some(work) = tenure.ledger.get(event.number) else {
             return;
         };
-        let dead = match &work.answer {
-            Some(Answer::DeadLetter(letter)) => {
-                Some((letter.reason.as_str(), letter.stage.as_str()))
-            }
-            Some(Answer::One(_) | Answer::Many(_)) | None => None,
+        if let Some(Answer::DeadLetter(letter)) = &work.answer {
+            let reason_and_stage = (letter.reason.as_str(), letter.stage.as_str());
+            *self.tally.dead_letters.entry(reason_and_stage).or_default() += 1;
+            self.note_latency(event, now);
+            self.finish(event, now, |counters| counters.dead_lettered += 1);
+        } else {
+            self.emitted(event, now);
+        }
+    }
+
+    /// All results of an event are stored.
+    pub(super) fn emitted(&mut self, event: EventRef, now: Time) {
+        self.note_latency(event, now);
+        self.finish(event, now, |counters| counters.emitted += 1);
+        self.breaker.record_ended(now);
+    }
+
+    fn note_latency(&mut self, event: EventRef, now: Time) {
+        let Some(work) = self.work(event) else {
+            return;
         };
+        let overhead = now.boot.saturating_sub(work.own_since);
         let timestamp = work.event.timestamp();
         if timestamp.kind != crate::event::TimestampKind::None {
             let age_ms = now
@@ -321,16 +340,7 @@ impl Intake {
                 .unsigned_abs();
             self.tally.latency.record(Duration::from_millis(age_ms));
         }
-        self.tally
-            .overhead
-            .record(now.boot.saturating_sub(work.own_since));
-        if let Some(reason_and_stage) = dead {
-            *self.tally.dead_letters.entry(reason_and_stage).or_default() += 1;
-            self.finish(event, now, |counters| counters.dead_lettered += 1);
-        } else {
-            self.finish(event, now, |counters| counters.emitted += 1);
-            self.breaker.record_ended(now);
-        }
+        self.tally.overhead.record(overhead);
     }
 
     fn not_stored(
@@ -403,12 +413,7 @@ impl Intake {
     }
 
     /// Makes an event terminal and takes it off the books.
-    pub(super) fn finish(
-        &mut self,
-        event: EventRef,
-        _now: Time,
-        count: impl FnOnce(&mut Counters),
-    ) {
+    pub(super) fn finish(&mut self, event: EventRef, now: Time, count: impl FnOnce(&mut Counters)) {
         let tenure = self
             .tenures
             .get_mut(&event.tenure)
@@ -421,6 +426,9 @@ impl Intake {
         tenure.since_commit += 1;
         self.in_flight_bytes -= work.event.bytes();
         tenure.in_flight_bytes -= work.event.bytes();
+        if self.settings.push.is_some() {
+            self.release_lane(event.tenure, work.lane, now);
+        }
     }
 
     /// Only with [`Rule::StoredThenTerminal`] off: takes the sending for the storing.
@@ -576,6 +584,13 @@ impl Tenure {
             };
             return true;
         }
+        let letter = Self::rejection(failure);
+        work.answer = Some(Answer::DeadLetter(Box::new(letter)));
+        true
+    }
+
+    /// The dead letter of an event whose result the broker will never take (D-O4).
+    pub(super) fn rejection(failure: &StoreFailure) -> Letter {
         let oversized = failure.code.eq_ignore_ascii_case("MessageSizeTooLarge");
         let reason = if oversized {
             Reason::Oversized
@@ -589,8 +604,7 @@ impl Tenure {
             failure.message.clone(),
         );
         letter.output_index = failure.record;
-        work.answer = Some(Answer::DeadLetter(Box::new(letter)));
-        true
+        letter
     }
 }
 

@@ -131,7 +131,8 @@ impl Intake {
             .tenures
             .iter()
             .filter_map(mine)
-            .any(|t| t.at_output > 0);
+            .any(|t| t.at_output > 0)
+            || self.pushes.counting(&revocation.tenures);
         let dirty = revocation
             .tenures
             .iter()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::contract::block::Correlate;
 use crate::lanes::Ordering;
 use crate::rules::Rules;
 use crate::token::ReleaseId;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub truncate_dead_letters: bool,
     /// How long a watermark may stand still although there is work until that is told (D-H2).
     pub stall_after: Duration,
+    /// `app.contract.mode: Push`; `None`: results come in the answer.
+    pub push: Option<Push>,
     /// All of them, in every shipped process.
     pub rules: Rules,
 }
@@ -82,6 +85,23 @@ pub struct Parking {
     pub ttl: Duration,
     /// Parked lanes of a partition at most: `limits::LEDGER_PARKED_MAX`, or fewer in a test.
     pub lanes_max: usize,
+}
+
+/// How push mode works.
+#[derive(Clone)]
+pub struct Push {
+    /// `app.push.correlate`.
+    pub correlate: Correlate,
+    /// 128 random bits, from which correlations are made; nobody else may know them.
+    pub secret: [u8; 16],
+}
+
+impl std::fmt::Debug for Push {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Push")
+            .field("correlate", &self.correlate)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Names that records and dead letters carry.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::pushes::PushId;
 use crate::contract::publish::{StoreFailure, Stored};
 use crate::token::Stamp;
 
@@ -18,6 +19,8 @@ pub(super) struct Frame {
     pub(super) generation: i32,
     pub(super) arrived: Duration,
     bytes: u64,
+    /// It holds one result that the app pushed: nobody at the input waits for it.
+    push: Option<PushId>,
     unanswered: u32,
     dirty: bool,
     /// A bit per event that was stored since the last reply.
@@ -32,6 +35,8 @@ pub(super) struct Answers {
     slots: Vec<Frame>,
     free: Vec<FrameSlot>,
     dirty: Vec<FrameSlot>,
+    /// Pushed results that have ended.
+    pushes: Vec<(PushId, Option<StoreFailure>)>,
     unanswered: u64,
     credit: u64,
     bytes: u64,
@@ -52,6 +57,7 @@ impl Answers {
                 generation: 0,
                 arrived: Duration::ZERO,
                 bytes: 0,
+                push: None,
                 unanswered: 0,
                 dirty: false,
                 stored: Vec::new(),
@@ -65,6 +71,7 @@ impl Answers {
         it.generation = frame.generation;
         it.arrived = frame.arrived;
         it.bytes = frame.bytes;
+        it.push = frame.push;
         it.unanswered = frame.events;
         it.stored.clear();
         it.stored.resize((frame.events as usize).div_ceil(64), 0);
@@ -124,6 +131,13 @@ impl Answers {
         for slot in dirty.drain(..) {
             let frame = &mut self.slots[slot as usize];
             frame.dirty = false;
+            if let Some(push) = frame.push {
+                if frame.unanswered == 0 {
+                    self.pushes.push((push, frame.failures.pop()));
+                    self.free.push(slot);
+                }
+                continue;
+            }
             let part = Stored {
                 seq: frame.seq,
                 stored: ranges(&mut frame.stored),
@@ -144,6 +158,11 @@ impl Answers {
         self.dirty = dirty;
     }
 
+    /// Takes the pushed results that [`Self::take`] has found ended, with what went wrong.
+    pub(super) fn take_pushes(&mut self) -> Vec<(PushId, Option<StoreFailure>)> {
+        std::mem::take(&mut self.pushes)
+    }
+
     /// Bytes that the input may send again.
     pub(super) fn take_credit(&mut self) -> Option<u64> {
         let credit = std::mem::take(&mut self.credit);
@@ -159,6 +178,7 @@ pub(super) struct NewFrame {
     pub(super) arrived: Duration,
     pub(super) bytes: u64,
     pub(super) events: u32,
+    pub(super) push: Option<PushId>,
 }
 
 /// The set bits as ranges; clears them.

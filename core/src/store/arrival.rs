@@ -71,6 +71,7 @@ impl Store {
             arrived: now.boot,
             bytes,
             events: results.len(),
+            push: None,
         });
         for event in results.events() {
             let source = sources[event.partition as usize];
@@ -174,6 +175,7 @@ impl Store {
             }
             gone.push(number);
         }
+        self.calls_revoked(revoked.generation, &gone);
         for lane in self.lanes.of_sources(|source| gone.contains(&source)) {
             let waiting = std::mem::take(&mut self.lanes.at(lane).waiting);
             let mut kept = VecDeque::with_capacity(waiting.len());

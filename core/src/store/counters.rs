@@ -82,6 +82,12 @@ pub struct Counters {
     pub seconds: Histogram,
     /// Records above the limit of their destination, by [`OVERSIZED_BUCKETS`].
     pub oversized: [u64; 5],
+    /// Results that the app pushed and that are stored.
+    pub pushes_stored: u64,
+    /// Pushed results that were refused or not stored.
+    pub pushes_refused: u64,
+    /// Pushed results that were stored although they belong to no event (A-P5).
+    pub uncorrelated: u64,
     /// Purges after failed deliveries.
     pub purges: u64,
     /// Producers made anew after a fatal error.

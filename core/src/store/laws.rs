@@ -95,12 +95,13 @@ fn settings() -> Settings {
     Settings {
         mode: Mode::AtLeastOnce,
         transaction_open_max: Duration::ZERO,
-        block: "local/demo/iris".to_owned(),
+        block: Some("local/demo/iris".to_owned()),
         release: "r1".to_owned(),
         output: "out".into(),
         dead_letter: "out.dlq".into(),
         verification: "out.verify".into(),
         credit: PUBLISH_CREDIT_BYTES,
+        push: None,
     }
 }
 
@@ -355,6 +356,7 @@ impl World {
                 Effect::Commit { .. } | Effect::Abort => {
                     unreachable!("at-least-once has no transactions")
                 }
+                Effect::Pushed { .. } => unreachable!("no app posts anything here"),
             }
         }
         Ok(())

@@ -81,7 +81,7 @@ impl World {
         .expect("a block");
         let release = ReleaseId::new("r1-00000000").expect("a release");
         let names = settings::names(&block, &release, "pod", "cluster");
-        let intake = Intake::new(settings::intake(&block, names, 1 << 20, None), 7);
+        let intake = Intake::new(settings::intake(&block, names, 1 << 20, None, [7; 16]), 7);
         let around = Around {
             metrics: CallMetrics::new(&Metrics::new("block", "r1-00000000", "input")),
             schemas: Arc::new(Schemas::load(&block).expect("it has none")),
@@ -92,7 +92,7 @@ impl World {
             host: "127.0.0.1".to_owned(),
             port: app,
         };
-        let app = AppClient::new(&server, Protocol::Http1, "/healthz", 32, calls, around)
+        let app = AppClient::new(&server, Protocol::Http1, &block.app, 32, calls, around)
             .expect("a client");
         let hello = Hello {
             version: VERSION,

@@ -2,6 +2,7 @@
 //! happens in it, one claim. Each runs on the embedded broker; `stories_kafka.rs` tells those
 //! that depend on the broker on a real Kafka.
 
+mod agogosml;
 mod answers;
 mod app_faults;
 mod batches;
@@ -15,6 +16,7 @@ mod once;
 mod outages;
 mod parked;
 mod pod_crashes;
+mod pushes;
 mod schemas;
 mod sizes;
 mod slow;

@@ -75,6 +75,7 @@ impl Output {
             pod: "pod-1".to_owned(),
             variables: BTreeMap::new(),
             logs: None,
+            any_block: false,
         };
         let shutdown = Shutdown::new();
         let (bound, where_bound) = oneshot::channel();

@@ -119,12 +119,16 @@ impl Laws {
             if lane != 0 {
                 tenure.busy.insert(lane, call.id);
             }
-            sent.push(Sent {
+            let it = Sent {
                 partition,
                 index,
                 tenure: tenure.number,
                 lane,
-            });
+            };
+            sent.push(it);
+            if self.push {
+                self.push_called(who, call, &it)?;
+            }
         }
         self.processes
             .entry(who.pod)
@@ -175,7 +179,9 @@ impl Laws {
             .calls
             .remove(&call)
             .unwrap_or_default();
+        let filtered = self.really_filtered(who, call);
         for (i, event) in sent.into_iter().enumerate() {
+            self.push_ended(who, call, event, outcome);
             let tenure = self
                 .tenures
                 .get_mut(&(who.pod, event.partition))
@@ -186,7 +192,7 @@ impl Laws {
                     Item::EmitMany(outputs) if !outputs.is_empty() => None,
                     Item::EmitMany(_) | Item::Filter => {
                         // Only an owner who still holds the event can act on it.
-                        if tenure.is_some() {
+                        if tenure.is_some() && filtered {
                             self.truth.filtered(event.partition, event.index);
                         }
                         continue_lane(self.tenures.get_mut(&(who.pod, event.partition)), event);

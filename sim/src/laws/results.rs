@@ -43,8 +43,8 @@ impl Laws {
             Request::Lease(lease) => self.lease_told(who, &lease, ahead),
             Request::Transaction(transaction) => self.transaction_sent(who, &transaction, now),
             Request::Results(results) => self.results_sent(who, &results, now, logs),
+            Request::Announce(announce) => self.announced(who, &announce),
             Request::Hello(_)
-            | Request::Announce(_)
             | Request::Withdraw { .. }
             | Request::Revoked(_)
             | Request::Drain
@@ -192,6 +192,7 @@ impl Laws {
 
     /// The link changed: nothing that was sent will be answered any more.
     pub(super) fn link_changed(&mut self, who: Who) {
+        self.pushes_forgotten(who);
         let frames = std::mem::take(&mut self.processes.entry(who.pod).or_default().frames);
         for event in frames.into_values().flatten().flatten() {
             self.comes_again(who, event);
@@ -217,8 +218,13 @@ impl Laws {
 
     /// The process is about to hear what became of its results.
     pub(super) fn replied(&mut self, who: Who, reply: &Reply) {
-        if let Reply::Ended { outcome, .. } = reply {
-            self.transaction_ended(who, *outcome);
+        match reply {
+            Reply::Ended { outcome, .. } => self.transaction_ended(who, *outcome),
+            Reply::Answered(answered) => self.push_counted(who, answered),
+            Reply::Withdrawn { refused, answered } => {
+                self.push_withdrawn(who, refused.iter().chain(answered).copied());
+            }
+            _ => {}
         }
         let Reply::Stored(stored) = reply else { return };
         let process = self.processes.entry(who.pod).or_default();
@@ -278,6 +284,7 @@ impl Laws {
             until > Some(now) || self.once,
             "pod {pod} produces {source:?} without a lease, it ended at {until:?}"
         );
+        self.push_produced(pod, record, source)?;
         Ok(source)
     }
 

@@ -54,6 +54,8 @@ struct Fate {
     filtered: bool,
     causes: u8,
     oversized: bool,
+    /// Push mode: a call for it ended badly, perhaps after a post.
+    asked_again: bool,
 }
 
 impl Fate {
@@ -90,6 +92,7 @@ impl Truth {
                     filtered: false,
                     causes: 0,
                     oversized: record.nature == Nature::Oversized,
+                    asked_again: false,
                 });
             }
             events.push(fates);
@@ -120,6 +123,10 @@ impl Truth {
         self.events[partition][index].causes |= cause;
     }
 
+    pub(super) fn asked_again(&mut self, partition: usize, index: usize) {
+        self.events[partition][index].asked_again = true;
+    }
+
     pub(super) fn may_be_dead(&self, partition: usize, index: usize) -> bool {
         let fate = &self.events[partition][index];
         fate.oversized || fate.causes != 0
@@ -145,10 +152,12 @@ impl Truth {
         };
         *count += 1;
         if *count > 1 {
-            self.repeats += 1;
+            // What was posted before a call ended badly is posted again, however calm it is.
+            let posted_again = fate.asked_again && !source.dead;
+            self.repeats += u64::from(!self.calm || !posted_again);
             require!(
                 Repeats,
-                !self.calm,
+                !self.calm || posted_again,
                 "{name} is stored twice although nothing was lost"
             );
             return Ok(());

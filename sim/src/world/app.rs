@@ -10,6 +10,7 @@ use millrace_core::outcome::{
 };
 
 use super::log::Nature;
+use super::pushing::Pushing;
 use super::{Happening, Who, World};
 use crate::laws::Lawful;
 use crate::scenario::RECORD_BYTES_MAX;
@@ -17,16 +18,18 @@ use crate::scenario::RECORD_BYTES_MAX;
 /// One app.
 #[derive(Debug, Default)]
 pub(crate) struct App {
-    calls: BTreeMap<CallId, Call>,
+    pub(super) calls: BTreeMap<CallId, Call>,
+    /// In push mode, what it works on; also what nobody waits for any more.
+    pub(super) pushing: BTreeMap<CallId, Pushing>,
     /// Number of its last death.
-    death: u64,
+    pub(super) death: u64,
     /// Until then the process that dies still takes calls.
-    dying_until: Duration,
-    down_until: Duration,
-    misconfigured_until: Duration,
+    pub(super) dying_until: Duration,
+    pub(super) down_until: Duration,
+    pub(super) misconfigured_until: Duration,
 }
 
-fn failure(class: Class, kind: FailureKind, code: &str, attempted: bool) -> Failure {
+pub(super) fn failure(class: Class, kind: FailureKind, code: &str, attempted: bool) -> Failure {
     Failure {
         class,
         kind,
@@ -38,16 +41,16 @@ fn failure(class: Class, kind: FailureKind, code: &str, attempted: bool) -> Fail
     }
 }
 
-fn transient() -> Failure {
+pub(super) fn transient() -> Failure {
     failure(Class::Transient, FailureKind::Refused, "503", true)
 }
 
-fn unreachable() -> Failure {
+pub(super) fn unreachable() -> Failure {
     failure(Class::Infra, FailureKind::Refused, "connect", false)
 }
 
-fn timed_out() -> Failure {
-    failure(Class::Transient, FailureKind::Refused, "timeout", true)
+pub(super) fn timed_out() -> Failure {
+    failure(Class::Transient, FailureKind::TimedOut, "timeout", true)
 }
 
 /// The value of a result names the event that it answers; laws read it back.
@@ -68,6 +71,10 @@ pub(crate) fn value_of(
 impl World {
     /// `Effect::Call`.
     pub(crate) fn call(&mut self, who: Who, call: Call) {
+        if self.scenario.push.is_some() {
+            self.push_call(who, call);
+            return;
+        }
         let now = self.now;
         let faults = self.scenario.faults;
         let (usual, rare) = self.scenario.app_ms;
@@ -111,14 +118,14 @@ impl World {
         }
     }
 
-    fn nature(&self, called: &Called) -> Nature {
+    pub(super) fn nature(&self, called: &Called) -> Nature {
         let log = &self.logs[Self::index_of(&called.partition)];
         log.index_of(called.event.position())
             .map_or(Nature::Good, |index| log.records[index].nature)
     }
 
     /// Whether a call that holds a silent event stays without an answer.
-    fn silent(&mut self, who: Who, id: CallId) -> bool {
+    pub(super) fn silent(&mut self, who: Who, id: CallId) -> bool {
         let events: Vec<_> = self.process(who).expect("it just called").app.calls[&id]
             .events
             .iter()
@@ -185,7 +192,7 @@ impl World {
     }
 
     /// Answers come one by one or several at once, as the driver happens to see them.
-    fn answered(&mut self, who: Who, id: CallId, outcome: Outcome) -> Lawful {
+    pub(super) fn answered(&mut self, who: Who, id: CallId, outcome: Outcome) -> Lawful {
         let waits = self.random.permille(300);
         let Some(process) = self.process(who) else {
             return Ok(());
@@ -214,7 +221,7 @@ impl World {
         }
     }
 
-    fn item(&mut self, called: &Called) -> Item {
+    pub(super) fn item(&mut self, called: &Called) -> Item {
         let partition = Self::index_of(&called.partition);
         let Some(index) = self.logs[partition].index_of(called.event.position()) else {
             return Item::Failed(failure(Class::Permanent, FailureKind::Refused, "400", true));
@@ -313,6 +320,7 @@ impl World {
         process.app.death = death;
         process.app.dying_until = now + last;
         process.app.down_until = process.app.down_until.max(now + down);
+        process.app.pushing.clear();
         let open: Vec<CallId> = process.app.calls.keys().copied().collect();
         self.note(|| format!("the app of pod {} dies", who.pod));
         for call in open {

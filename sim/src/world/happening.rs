@@ -53,6 +53,10 @@ pub(crate) enum Happening {
     LoseNotice(Who, ClientId, MemberId),
 
     AppAnswer(Who, CallId),
+    GivenUp(Who, CallId),
+    AppWork(Who, CallId),
+    AppPost(Who, CallId),
+    PostAnswered(Who, CallId, store::PushAnswer),
     AppCrash(Who, CallId),
     ConnectionLost(Who, CallId, u64),
     PodDies(Who, CallId),
@@ -120,6 +124,9 @@ impl Happening {
             | Self::AssignCallback(who, ..)
             | Self::LoseNotice(who, ..)
             | Self::AppAnswer(who, _)
+            | Self::GivenUp(who, _)
+            | Self::AppWork(who, _)
+            | Self::PostAnswered(who, ..)
             | Self::AppCrash(who, _)
             | Self::ConnectionLost(who, ..)
             | Self::PodDies(who, _)
@@ -129,6 +136,7 @@ impl Happening {
             | Self::Connect(who)
             | Self::ToInput(who, ..)
             | Self::LinkLost(who, _) => Some((who.pod, Half::Input)),
+            Self::AppPost(who, _) => Some((who.pod, Half::Output)),
             Self::ToOutput(pod, ..)
             | Self::OutputClose(pod, _)
             | Self::SendBatches(pod, _)

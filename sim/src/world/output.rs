@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use millrace_core::contract::publish::{
     Hello, Mode, Reply, Request, StoreClass, VERSION, next_frame,
 };
-use millrace_core::intake::io::{Input, Link};
+use millrace_core::intake::io::{CallId, Input, Link};
 use millrace_core::limits::FRAME_BYTES_MAX;
 use millrace_core::store::{self, Ended, Failed, Limits, Store};
 
@@ -33,7 +33,9 @@ const PARTITIONS: u64 = 3;
 /// An output process.
 pub(crate) struct OutputPod {
     pub(crate) life: u32,
-    store: Store,
+    pub(super) store: Store,
+    /// Posts of the app that are not answered.
+    pub(super) posts: BTreeMap<store::PushId, (Who, CallId)>,
     session: Option<u64>,
     /// Exactly-once: its producer is accepted.
     ready: bool,
@@ -95,12 +97,17 @@ impl OutputPod {
         let mut store = Store::new(store::Settings {
             mode: mode(scenario),
             transaction_open_max: TRANSACTION_OPEN_MAX,
-            block: "sim/block".to_owned(),
+            block: Some("sim/block".to_owned()),
             release: "r1-5d0c77e1".to_owned(),
             output: OUTPUT.into(),
             dead_letter: DEAD_LETTER.into(),
             verification: "results.verify".into(),
             credit: scenario.credit,
+            push: scenario.push.map(|correlate| store::Push {
+                correlate,
+                allow_uncorrelated: false,
+                copies: Vec::new(),
+            }),
         });
         store.connected(Limits {
             output: RECORD_BYTES_MAX,
@@ -111,6 +118,7 @@ impl OutputPod {
         Self {
             life: 0,
             store,
+            posts: BTreeMap::new(),
             session: None,
             ready: !scenario.once,
             wakes: false,
@@ -270,6 +278,12 @@ impl World {
         };
         let old = &self.pods[pod].output;
         let (life, session, broken) = (old.life, old.session, old.broken);
+        // The app sees its connections break.
+        let posts: Vec<_> = old.posts.values().copied().collect();
+        for (who, call) in posts {
+            let broken = Happening::PostAnswered(who, call, store::PushAnswer::NotStored);
+            self.after(Duration::from_millis(1), broken);
+        }
         let mut new = OutputPod::new(&self.scenario);
         new.life = life + 1;
         new.broken = broken.max(session.unwrap_or(0));
@@ -391,6 +405,12 @@ impl World {
                     let after = output.to_input_at - now;
                     if let Some(session) = output.session {
                         self.after(after, Happening::ToInput(Who { pod, life }, session, reply));
+                    }
+                }
+                store::Effect::Pushed { push, answer } => {
+                    let after = self.random.latency(2, 200);
+                    if let Some((who, call)) = self.pods[pod].output.posts.remove(&push) {
+                        self.after(after, Happening::PostAnswered(who, call, answer));
                     }
                 }
                 store::Effect::Purge => self.purge(pod),

@@ -240,6 +240,7 @@ pub fn read_single(
     now_wall_ms: i64,
 ) -> Outcome {
     match meaning(head.status, RequestMode::Single) {
+        Meaning::Body | Meaning::Nothing | Meaning::Accepted if c.push => super::push::accepted(),
         Meaning::Body if body.len() > c.max_response_bytes => {
             Outcome::Failed(Failure::response_too_large(c.max_response_bytes))
         }
@@ -459,6 +460,7 @@ impl Failure {
     /// No answer before the deadline.
     pub fn timeout() -> Self {
         Self {
+            kind: FailureKind::TimedOut,
             code: TIMED_OUT.to_owned(),
             ..Self::refusal("the app did not answer in time", b"")
         }

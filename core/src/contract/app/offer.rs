@@ -115,7 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::contract::block::{EmptyBody, Transport};
+    use crate::contract::block::{ContentType, EmptyBody, Transport};
 
     fn wanted(mode: ContractMode, request: RequestKind, content: Content) -> AppContract {
         AppContract {
@@ -123,6 +123,7 @@ mod tests {
             request,
             content,
             structured: false,
+            content_type: ContentType::Always,
             timeout: Duration::from_secs(30),
             max_in_flight: 1,
             transport: Transport::Tcp,

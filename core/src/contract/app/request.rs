@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
 use super::json::{put_headers, put_member, put_text};
+use super::push::{CORRELATION, correlation_text};
 use super::{CallContext, ContentMode, RequestMode, cloud_events};
 use crate::event::{Event, TimestampKind};
 use crate::intake::io::{Call, Called};
@@ -27,11 +28,16 @@ pub fn single_headers(
     let event = &called.event;
     let content_type = match c.content {
         ContentMode::Raw | ContentMode::Binary => {
-            readable_header(event, b"content-type").unwrap_or(b"application/octet-stream")
+            let usual = c
+                .content_type_always
+                .then_some(&b"application/octet-stream"[..]);
+            readable_header(event, b"content-type").or(usual)
         }
-        ContentMode::Structured => cloud_events::structured_type(event),
+        ContentMode::Structured => Some(cloud_events::structured_type(event)),
     };
-    each("content-type", content_type);
+    if let Some(content_type) = content_type {
+        each("content-type", content_type);
+    }
     if c.content == ContentMode::Binary {
         cloud_events::binary_headers(c, called, each);
     }
@@ -149,6 +155,9 @@ fn call_headers(c: &CallContext, call: &Call, each: &mut dyn FnMut(&str, &[u8]))
         Stamp::Shadow | Stamp::Baseline => b"shadow",
     };
     each("millrace-mode", mode);
+    if let Some(correlation) = &call.correlation {
+        each(CORRELATION, correlation_text(correlation).as_bytes());
+    }
 }
 
 /// `Millrace-Header-*` and `Millrace-Headers` (A-S2).

@@ -15,6 +15,8 @@ pub(super) type Headers<'a> = &'a [(&'a [u8], Option<&'a [u8]>)];
 
 pub(super) fn context() -> CallContext {
     CallContext {
+        push: false,
+        content_type_always: true,
         path: "/process".to_owned(),
         release: "r12-77ab0e41".to_owned(),
         max_attempts: 5,
@@ -69,6 +71,7 @@ pub(super) fn called(
 
 pub(super) fn call(events: Vec<Called>) -> Call {
     Call {
+        correlation: None,
         id: CallId(1),
         stamp: Stamp::Live,
         deadline: Time {

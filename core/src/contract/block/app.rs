@@ -21,6 +21,8 @@ pub struct App {
     pub path: String,
     /// Path of the health check.
     pub health: String,
+    /// What shows that it works.
+    pub health_check: HealthCheck,
     /// How we talk to it.
     pub contract: AppContract,
     /// Push mode only.
@@ -67,6 +69,8 @@ pub struct AppContract {
     pub content: Content,
     /// CloudEvents: structured requests.
     pub structured: bool,
+    /// Content type of an event that has none.
+    pub content_type: ContentType,
     /// Of one request, wall clock.
     pub timeout: Duration,
     /// Requests that may be open.
@@ -75,6 +79,24 @@ pub struct AppContract {
     pub transport: Transport,
     /// What an empty 200 means.
     pub empty_body: EmptyBody,
+}
+
+/// `app.healthCheck`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum HealthCheck {
+    /// Its health endpoint answers 2xx.
+    Http,
+    /// Its port accepts connections.
+    Connect,
+}
+
+/// `app.contract.contentType`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ContentType {
+    /// `application/octet-stream` where the event says nothing.
+    Always,
+    /// Only what the event says.
+    IfKnown,
 }
 
 /// `app.contract.mode`.
@@ -135,6 +157,8 @@ pub struct Push {
     pub correlate: Correlate,
     /// Whether results without a correlation pass.
     pub allow_uncorrelated: bool,
+    /// Topics that get each posted result beside the output's.
+    pub copies: Vec<String>,
 }
 
 /// `app.push.correlate`.

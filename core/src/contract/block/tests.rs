@@ -326,7 +326,6 @@ fn what_this_version_cannot_do_is_a_valid_document_that_a_starter_refuses() {
         assert_eq!(later[0].path, path);
         assert_eq!(later[0].reason.as_deref(), Some("not in this version"));
     };
-    check("app.contract.mode", json!("Push"));
     check("telemetry.otlp.endpoint", json!("http://127.0.0.1:4317"));
     let hub = json!({"eventHubs": {"connectionString": {"file": "F"}, "checkpoints": {"url": "file:///tmp/x"}}});
     let block = Block::parse(&with(&[

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::results::NO_TIMESTAMP;
 use super::wire::{
     Reader, put_bytes, put_count, put_index, put_partition, put_partitions, put_text, stamp_byte,
 };
@@ -11,6 +12,7 @@ use super::{
     Announce, Answered, Fault, GroupMetadata, Hello, Lease, Malformed, Mode, Ready, StoreClass,
     StoreFailure, Stored, Transaction, TransactionEnding, TransactionOffset,
 };
+use crate::identity::EventId;
 
 impl Hello {
     pub(super) fn encode(&self, into: &mut Vec<u8>) {
@@ -63,8 +65,19 @@ impl Announce {
         into.extend_from_slice(&self.call.to_le_bytes());
         into.extend_from_slice(&self.correlation);
         into.push(stamp_byte(self.stamp));
+        into.extend_from_slice(&self.generation.to_le_bytes());
         put_partition(into, &self.partition);
         into.extend_from_slice(&self.position.offset().to_le_bytes());
+        into.extend_from_slice(&self.lane.to_le_bytes());
+        into.extend_from_slice(&self.epoch.to_le_bytes());
+        put_text(into, self.id.as_str());
+        into.extend_from_slice(&self.timestamp_ms.unwrap_or(NO_TIMESTAMP).to_le_bytes());
+        put_bytes(into, self.key.as_deref());
+        put_count(into, self.headers.len());
+        for (name, value) in &self.headers {
+            put_bytes(into, Some(name));
+            put_bytes(into, value.as_deref());
+        }
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -72,8 +85,18 @@ impl Announce {
             call: reader.u64()?,
             correlation: reader.sixteen()?,
             stamp: reader.stamp()?,
+            generation: reader.i32()?,
             partition: reader.partition()?,
             position: reader.position()?,
+            lane: reader.u64()?,
+            epoch: reader.u64()?,
+            id: EventId::parse(reader.some_bytes()?).ok_or("the event's id is none")?,
+            timestamp_ms: Some(reader.i64()?).filter(|ms| *ms != NO_TIMESTAMP),
+            key: reader.bytes()?.map(Bytes::copy_from_slice),
+            headers: reader.list(|r| {
+                let name = Bytes::copy_from_slice(r.some_bytes()?);
+                Ok((name, r.bytes()?.map(Bytes::copy_from_slice)))
+            })?,
         })
     }
 }

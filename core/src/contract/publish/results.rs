@@ -31,7 +31,7 @@ const RECORDS_AT: usize = 4 + 8 + 8 + 1;
 /// From the start of an event to its records.
 const EVENT_HEAD: usize = RECORDS_AT + 4 + 4;
 const NO_PARTITION: i32 = -1;
-const NO_TIMESTAMP: i64 = i64::MIN;
+pub(super) const NO_TIMESTAMP: i64 = i64::MIN;
 
 /// Writes one `Results` frame.
 ///

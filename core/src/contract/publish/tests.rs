@@ -66,10 +66,20 @@ fn requests() -> Vec<(Request, &'static str)> {
                 call: 5,
                 correlation: *b"0123456789abcdef",
                 stamp: Stamp::Baseline,
+                generation: 41,
                 partition: orders(1),
                 position: Position::new(1042),
+                lane: 258,
+                epoch: 23,
+                id: EventId::parse(b"stiywp5rs45zgqavk6csdpztk2").unwrap(),
+                timestamp_ms: None,
+                key: Some(Bytes::from_static(b"k")),
+                headers: vec![(Bytes::from_static(b"h"), None)],
             }),
-            "2c000000 07 0500000000000000 30313233343536373839616263646566 02 02000000747801000000 1204000000000000",
+            "78000000 07 0500000000000000 30313233343536373839616263646566 02 29000000 \
+             02000000747801000000 1204000000000000 0201000000000000 1700000000000000 \
+             1a000000 73746979777035727334357a67716176 6b366373 64707a746b32 \
+             0000000000000080 010000006b 01000000 0100000068 ffffffff",
         ),
         (
             Request::Withdraw {

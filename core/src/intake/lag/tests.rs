@@ -70,6 +70,7 @@ fn settings() -> Settings {
         on_data_loss: OnDataLoss::Stop,
         truncate_dead_letters: false,
         stall_after: STALL_AFTER,
+        push: None,
         rules: Rules::ALL,
     }
 }

@@ -43,7 +43,7 @@ fn hello(session: u64) -> Hello {
 impl World {
     fn new() -> Self {
         let mut store = Store::new(Settings {
-            block: "b".to_owned(),
+            block: Some("b".to_owned()),
             release: "r1".to_owned(),
             output: "out".into(),
             dead_letter: "out.dlq".into(),
@@ -51,6 +51,7 @@ impl World {
             credit: PUBLISH_CREDIT_BYTES,
             mode: Mode::ExactlyOnce,
             transaction_open_max: OPEN_MAX,
+            push: None,
         });
         store.connected(Limits {
             output: 1_000,

@@ -529,7 +529,7 @@ fn failures_of_the_connection_have_their_classes() {
     check(
         Failure::timeout(),
         Class::Transient,
-        FailureKind::Refused,
+        FailureKind::TimedOut,
         true,
     );
     check(

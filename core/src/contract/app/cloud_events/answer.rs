@@ -21,6 +21,14 @@ pub(in crate::contract::app) fn single(
     head: &AnswerHead<'_>,
     body: &Bytes,
 ) -> Result<Item, Cow<'static, str>> {
+    result(head, body).map(Item::Emit)
+}
+
+/// The result that such an answer is, or a post of push mode.
+pub(in crate::contract::app) fn result(
+    head: &AnswerHead<'_>,
+    body: &Bytes,
+) -> Result<Output, Cow<'static, str>> {
     if head.is_type(BATCH) {
         return Err("a batch of CloudEvents answers a batch only".into());
     }
@@ -49,11 +57,11 @@ pub(in crate::contract::app) fn single(
         headers.push(content_type(kind.to_owned()));
     }
     headers.append(&mut output.headers);
-    Ok(Item::Emit(Output {
+    Ok(Output {
         headers,
         cloud_event: true,
         ..output
-    }))
+    })
 }
 
 fn content_type(kind: impl Into<Bytes>) -> (Bytes, Option<Bytes>) {

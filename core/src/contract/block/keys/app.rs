@@ -1,9 +1,9 @@
 //! Keys of the customer's container.
 
 use super::Absent::{Depends, Json, Nothing, Required};
-use super::Form::{Any, File, Filled, HeaderName, HttpPath, Variable};
+use super::Form::{Any, File, Filled, HeaderName, HttpPath, Topic, Variable};
 use super::Kind::{Anything, Duration, Flag, Section, Sections, Size, Text, Texts, Whole, Word};
-use super::{Key, Later, Zero, key};
+use super::{Key, Zero, key};
 
 pub(super) const KEYS: &[Key] = &[
     key("app", Section, Required, "The customer's container; only this section is released."),
@@ -12,11 +12,13 @@ pub(super) const KEYS: &[Key] = &[
     key("app.socket", Text(Filled), Json("\"/var/run/millrace/app.sock\""), "Where it listens with transport: UnixSocket; millrace dev chooses a path and tells the app by SOCKET.").rule("A-T1"),
     key("app.path", Text(HttpPath), Json("\"/process\""), "Path of single requests; batches go to it with -batch."),
     key("app.health", Text(HttpPath), Json("\"/healthz\""), "Path of the health check.").rule("D-S1"),
+    key("app.healthCheck", Word(&["Http", "Connect"]), Json("\"Http\""), "What shows that it works: a 2xx of health, or only that its port accepts connections.").rule("D-S1"),
     key("app.contract", Section, Nothing, "How the proxies talk to it."),
-    key("app.contract.mode", Word(&["Reply", "Push"]), Json("\"Reply\""), "Results in the response, or posted to the output proxy.").rule("R10").later(Later::Words(&["Push"])),
+    key("app.contract.mode", Word(&["Reply", "Push"]), Json("\"Reply\""), "Results in the response, or posted to the output proxy.").rule("R10"),
     key("app.contract.request", Word(&["Single", "Batch"]), Json("\"Single\""), "One event or many per request.").rule("A-B1"),
     key("app.contract.content", Word(&["Raw", "CloudEvents"]), Json("\"Raw\""), "The value's bytes as they are, or CloudEvents.").rule("A-C1"),
     key("app.contract.structured", Flag, Json("false"), "Structured requests, with CloudEvents.").rule("A-C2"),
+    key("app.contract.contentType", Word(&["Always", "IfKnown"]), Json("\"Always\""), "Content-Type of an event without such a header: application/octet-stream, or none.").rule("A-S1"),
     key("app.contract.timeout", Duration(Zero::Refused), Json("\"30s\""), "Of one request, wall clock; at most 24h."),
     key("app.contract.maxInFlight", Whole("requests", 1, 4_096), Json("32"), "Requests that may be open at it.").rule("D-C2"),
     key("app.contract.transport", Word(&["Tcp", "UnixSocket", "Http2"]), Json("\"Tcp\""), "HTTP/1.1 on 127.0.0.1, the same on a socket, or HTTP/2 without TLS.").rule("A-T1"),
@@ -25,6 +27,7 @@ pub(super) const KEYS: &[Key] = &[
     key("app.push.port", Whole("port; 0 is any free one", 0, 65_535), Depends("6000; any free one under millrace dev"), "Where the output proxy listens on 127.0.0.1.").rule("D-P5"),
     key("app.push.correlate", Word(&["Echo", "Serial"]), Json("\"Echo\""), "How a posted result finds its event: an echoed header, or one event at a time.").rule("A5"),
     key("app.push.allowUncorrelated", Flag, Json("false"), "Whether results that belong to no event pass.").rule("R10"),
+    key("app.push.copies", Texts(Topic), Json("[]"), "Further topics that get each posted result; it is stored when all of them have it.").rule("A-K4"),
     key("app.maxRequestBytes", Size(1), Json("\"8Mi\""), "Largest request body."),
     key("app.maxResponseBytes", Size(1), Json("\"8Mi\""), "Largest response body."),
     key("app.oversized", Word(&["DeadLetter", "Block"]), Json("\"DeadLetter\""), "An event above maxRequestBytes: store it with the reason, or hold its lane and alert."),

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::Scope;
 use crate::contract::block::{
-    App, AppContract, AppState, Content, ContractMode, Correlate, EmptyBody, EnvironmentValue,
-    EnvironmentVariable, LocalApp, OversizedRequest, Push, RequestKind, ShadowSafety, Transport,
+    App, AppContract, AppState, Content, ContentType, ContractMode, Correlate, EmptyBody,
+    EnvironmentValue, EnvironmentVariable, HealthCheck, LocalApp, OversizedRequest, Push,
+    RequestKind, ShadowSafety, Transport,
 };
 
 pub(super) fn app(top: &Scope<'_>) -> App {
@@ -17,11 +18,13 @@ pub(super) fn app(top: &Scope<'_>) -> App {
         socket: scope.text("socket").into(),
         path: scope.text("path"),
         health: scope.text("health"),
+        health_check: scope.word("healthCheck").unwrap_or(HealthCheck::Http),
         contract: contract(&scope.inside("contract")),
         push: Push {
             port: scope.port("push.port", 6000),
             correlate: scope.word("push.correlate").unwrap_or(Correlate::Echo),
             allow_uncorrelated: scope.flag("push.allowUncorrelated"),
+            copies: scope.texts("push.copies"),
         },
         max_request_bytes: scope.size("maxRequestBytes").unwrap_or_default(),
         max_response_bytes: scope.size("maxResponseBytes").unwrap_or_default(),
@@ -54,6 +57,7 @@ fn contract(scope: &Scope<'_>) -> AppContract {
         request: scope.word("request").unwrap_or(RequestKind::Single),
         content: scope.word("content").unwrap_or(Content::Raw),
         structured: scope.flag("structured"),
+        content_type: scope.word("contentType").unwrap_or(ContentType::Always),
         timeout: scope.duration("timeout"),
         max_in_flight: scope.whole_32("maxInFlight"),
         transport: scope.word("transport").unwrap_or(Transport::Tcp),
