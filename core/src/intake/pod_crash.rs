@@ -279,10 +279,16 @@ impl Intake {
                 continue;
             }
             let tenure = self.tenures.get_mut(&id).expect("it was just there");
-            // Whoever was named when the last owner died is asked about first.
-            if let Some((position, _)) = tenure.crashes.named
-                && let Some(number) = tenure.ledger.find(position)
-            {
+            // Whoever was named when the last owner died is asked about first; then one position
+            // after the other, so that a group is named once.
+            let named = tenure.crashes.named;
+            let named = named.and_then(|(position, _)| tenure.ledger.find(position));
+            let first = tenure
+                .ledger
+                .iter()
+                .find(|(.., work)| work.place == Place::Waiting)
+                .map(|(number, ..)| number);
+            if let Some(number) = named.or(first) {
                 tenure.lanes.prefer(number);
             }
             let mut draft = super::dispatch::Draft::default();
