@@ -266,7 +266,7 @@ impl Intake {
         // What was answered has to be stored first: then the commit that names the next event
         // says so, and a death makes nobody start over.
         let stored = |t: &Tenure| t.at_output == 0 && !t.has_unsent();
-        let ids: Vec<TenureId> = self
+        let mut ids: Vec<TenureId> = self
             .tenures
             .iter()
             .filter(|(_, t)| t.is_suspect() && t.lanes.ready() > 0)
@@ -274,6 +274,8 @@ impl Intake {
             .filter(|(id, _)| !self.pushes.counting(&[**id]))
             .map(|(id, _)| *id)
             .collect();
+        // The partition of the named group first: another one would need a name of its own.
+        ids.sort_by_key(|id| !self.tenures[id].crashes.names_somebody());
         for id in ids {
             if !self.may_send(id, now) {
                 continue;
