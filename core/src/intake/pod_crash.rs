@@ -242,8 +242,10 @@ impl Tenure {
 }
 
 impl Intake {
+    /// Not under exactly-once: there every name costs a transaction, and a pod that was killed at
+    /// random would come back too slowly (decision 0008).
     pub(super) fn watches_pod(&self) -> bool {
-        self.settings.rules.hold(Rule::PodCrash)
+        self.settings.rules.hold(Rule::PodCrash) && !self.exactly_once()
     }
 
     /// Whether events go one at a time, because one of them may kill the pod.
