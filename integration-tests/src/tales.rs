@@ -7,6 +7,7 @@ pub mod outages;
 use std::time::Duration;
 
 use crate::dice::Dice;
+use crate::load::Load;
 use crate::process::Process;
 use crate::wait::{Deadline, let_pass, wait_until};
 use crate::world::Running;
@@ -130,12 +131,7 @@ pub fn output_frozen_beyond_its_transaction(world: World) {
     let before = world.results_count();
     world.output().thaw();
     world.goes_on_after(before);
-    let sent = load.stop();
-    let verdict = world.assert_each_event_answered_once();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered_once(load);
 }
 
 /// Exactly-once with an app that fails in every way: results that cannot be stored abort their
@@ -163,6 +159,24 @@ pub fn failures_exactly_once(world: World) {
     assert_eq!((verdict.answered, verdict.dead_lettered), (960, 40));
 }
 
+/// A second pod joins under load, and the first one leaves in order.
+pub fn second_takes_over(world: &mut Running) -> Load {
+    world.pods[0].start();
+    let load = world.load(100, 80);
+    world.has_results(60);
+    world.pods[1].start();
+    wait_until("both have partitions", || {
+        world.pods.iter().all(|pod| pod.partitions().len() == 2)
+    });
+    world.has_results(world.results_count() + 60);
+    assert!(world.pods[0].input.end().success());
+    wait_until("the second has all partitions", || {
+        world.pods[1].partitions().len() == 4
+    });
+    world.has_results(world.results_count() + 60);
+    load
+}
+
 /// Inputs come and go while events are at the app; nothing fails, so each event is answered once
 /// (F-2, A-K6).
 pub fn inputs_come_and_go(world: World) {
@@ -178,29 +192,12 @@ pub fn inputs_come_and_go(world: World) {
         .set("flow.concurrency", 16)
         .app(app)
         .prepare();
-    world.pods[0].start();
-    let load = world.load(100, 80);
-    world.has_results(60);
-    world.pods[1].start();
-    wait_until("both have partitions", || {
-        world.pods.iter().all(|pod| pod.partitions().len() == 2)
-    });
-    world.has_results(world.results_count() + 60);
-    assert!(world.pods[0].input.end().success());
-    wait_until("the second has all partitions", || {
-        world.pods[1].partitions().len() == 4
-    });
-    world.has_results(world.results_count() + 60);
+    let load = second_takes_over(&mut world);
     world.pods[0].input.start();
     wait_until("both have partitions again", || {
         world.pods.iter().all(|pod| pod.partitions().len() == 2)
     });
-    let sent = load.stop();
-    let verdict = world.assert_each_event_answered_once();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered_once(load);
     assert_eq!(
         world.app().overlaps(),
         0,
@@ -230,14 +227,13 @@ pub fn a_graceful_end_repeats_nothing(world: World) {
         world.input().start();
         world.has_results(stored + 50);
     }
-    let sent = load.stop();
-    let verdict = world.assert_each_event_answered_once();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    let verdict = world.assert_load_answered_once(load);
     let asked = world.app().asked();
-    assert_eq!(asked.len(), sent as usize, "an event was at the app twice");
+    assert_eq!(
+        asked.len(),
+        verdict.answered,
+        "an event was at the app twice"
+    );
     assert!(world.input().end().success() && world.output().end().success());
 }
 

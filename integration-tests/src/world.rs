@@ -594,6 +594,27 @@ impl Running {
         verdict
     }
 
+    /// The load ends; each of its events, and there are no others, is answered once.
+    pub fn assert_load_answered_once(&self, load: Load) -> Verdict {
+        let sent = load.stop();
+        Self::assert_answered(sent, self.assert_each_event_answered_once())
+    }
+
+    /// The load ends; each of its events, and there are no others, is answered, maybe more than
+    /// once.
+    pub fn assert_load_answered(&self, load: Load) -> Verdict {
+        let sent = load.stop();
+        Self::assert_answered(sent, self.assert_nothing_lost())
+    }
+
+    fn assert_answered(sent: u32, verdict: Verdict) -> Verdict {
+        assert_eq!(
+            (verdict.answered, verdict.dead_lettered),
+            (sent as usize, 0)
+        );
+        verdict
+    }
+
     fn assert_sound(&self, verdict: &Verdict, options: &[&str]) {
         assert!(verdict.out_of_order.is_empty(), "{verdict:?}");
         assert!(verdict.unexplained.is_empty(), "{verdict:?}");

@@ -88,12 +88,21 @@ async fn findings(app: App) -> Findings {
             });
         }
     });
-    let sample = |value: &'static str| Draft {
+    let findings = check(plan(&address, None, &["{\"a\":1}", "{\"a\":2}"]))
+        .await
+        .unwrap();
+    server.abort();
+    findings
+}
+
+/// What is asked of an app at `address`, with these values as samples.
+fn plan(address: &str, push: Option<u16>, samples: &[&'static str]) -> Plan {
+    let sample = |value: &&'static str| Draft {
         key: Some("k".into()),
-        value: Some(value.into()),
+        value: Some((*value).into()),
         ..Draft::default()
     };
-    let plan = Plan {
+    Plan {
         address: address.parse().unwrap(),
         path: "/process".to_owned(),
         health: "/healthz".to_owned(),
@@ -102,14 +111,11 @@ async fn findings(app: App) -> Findings {
         timeout: Duration::from_secs(5),
         max_request_bytes: 100_000,
         max_response_bytes: 1 << 20,
-        push: None,
+        push,
         empty_body: EmptyBody::Error,
         batch_max: 100,
-        samples: vec![sample("{\"a\":1}"), sample("{\"a\":2}")],
-    };
-    let findings = check(plan).await.unwrap();
-    server.abort();
-    findings
+        samples: samples.iter().map(sample).collect(),
+    }
 }
 
 fn failed(findings: &Findings) -> Vec<u8> {
@@ -468,24 +474,7 @@ async fn point_9_looks_at_what_an_app_of_push_mode_posts() {
     ] {
         let desk = desk();
         let (address, server) = pushing(posts, desk).await;
-        let plan = Plan {
-            address: address.parse().unwrap(),
-            path: "/process".to_owned(),
-            health: "/healthz".to_owned(),
-            wanted: Wanted::Auto,
-            content: WantedContent::Auto,
-            timeout: Duration::from_secs(5),
-            max_request_bytes: 100_000,
-            max_response_bytes: 1 << 20,
-            push: Some(desk),
-            empty_body: EmptyBody::Error,
-            batch_max: 100,
-            samples: vec![Draft {
-                key: Some("k".into()),
-                value: Some("{\"a\":1}".into()),
-                ..Draft::default()
-            }],
-        };
+        let plan = plan(&address, Some(desk), &["{\"a\":1}"]);
         let findings = check(plan).await.unwrap();
         server.abort();
         let point = findings.points.iter().find(|f| f.point == 9).unwrap();

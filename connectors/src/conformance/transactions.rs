@@ -3,9 +3,11 @@
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::position::{Partition, Position};
 
-use super::bench::{Bench, append, committed, record};
+use super::bench::{Bench, Peer, append, committed, record};
 use super::raw;
-use crate::kafka::{Ending, KafkaSink, TransactionEnd, TransactionSettings, prove_fencing};
+use crate::kafka::{
+    Ending, GroupSettings, KafkaSink, TransactionEnd, TransactionSettings, prove_fencing,
+};
 use crate::{Delivery, Source, TokenStore};
 
 /// Appends values within the open transaction and expects the broker to take them.
@@ -30,13 +32,19 @@ fn commit(group: GroupMetadata, partition: &Partition, at: i64, metadata: &str) 
     }
 }
 
-pub(super) async fn together(bench: Bench) {
-    let (input, output) = (bench.topic(1).await, bench.topic(1).await);
-    let partition = Partition::new(input.as_str(), 0);
+/// The only member of a new group, with the partition of a new topic.
+async fn owner(bench: &Bench) -> (Partition, GroupSettings, Peer) {
+    let input = bench.topic(1).await;
     let group = bench.group(&[&input]);
     let mut peer = bench.member(&group);
     peer.until("the partition is ours", |peer| peer.owned.len() == 1)
         .await;
+    (Partition::new(input.as_str(), 0), group, peer)
+}
+
+pub(super) async fn together(bench: Bench) {
+    let output = bench.topic(1).await;
+    let (partition, group, mut peer) = owner(&bench).await;
     let mut sink = bench.transactional(&bench.unique("txn")).await;
     let store = bench.store();
     for round in 1..4 {
@@ -62,12 +70,8 @@ pub(super) async fn together(bench: Bench) {
 }
 
 pub(super) async fn forged_generation(bench: Bench) {
-    let (input, output) = (bench.topic(1).await, bench.topic(1).await);
-    let partition = Partition::new(input.as_str(), 0);
-    let group = bench.group(&[&input]);
-    let mut peer = bench.member(&group);
-    peer.until("the partition is ours", |peer| peer.owned.len() == 1)
-        .await;
+    let output = bench.topic(1).await;
+    let (partition, group, mut peer) = owner(&bench).await;
     let stale = peer.metadata(&[&partition]).await.unwrap();
     let before = peer.membership.unwrap();
     let coordinator = raw::coordinator(bench.bootstrap(), &group.group).await;

@@ -51,12 +51,7 @@ pub fn all_brokers_away(world: World) {
     world.line_to_broker().mend();
     world.goes_on_after(before);
     wait_until("it says so", || !is_degraded(&world));
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    let verdict = world.assert_load_answered(load);
     assert!(world.input().runs() && world.output().runs());
     println!("{held} requests before the return: {verdict:?}");
 }
@@ -215,12 +210,7 @@ pub fn throttled(world: World) {
     let before = world.results_count();
     world.has_results(before + 200);
     world.line_to_broker().edits().clear();
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    let verdict = world.assert_load_answered(load);
     assert_eq!(verdict.repeats, 0, "throttling is no reason to repeat");
 }
 
@@ -248,11 +238,6 @@ pub fn stalls_around_the_message_timeout(world: World) {
         world.line_to_broker().mend();
         world.goes_on_after(before);
     }
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    let verdict = world.assert_load_answered(load);
     println!("{verdict:?}");
 }

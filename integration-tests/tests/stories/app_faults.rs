@@ -23,12 +23,7 @@ fn an_app_that_is_killed_and_restarted_costs_no_attempt() {
         world.app().start_again();
         world.has_results(before + 200);
     }
-    let sent = load.stop();
-    let verdict = world.assert_each_event_answered_once();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered_once(load);
 }
 
 fn the_crashing_event_is_found(world: World) {

@@ -57,12 +57,7 @@ fn a_broker_that_is_killed_and_restarted_loses_nothing() {
     world.broker.process().start();
     let before = world.results_count();
     world.has_results(before + 500);
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered(load);
 }
 
 #[test]
@@ -145,10 +140,5 @@ fn f_27_a_broker_that_stalls_beyond_the_message_timeout_goes_on_in_order() {
         let before = world.results_count();
         world.goes_on_after(before);
     }
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered(load);
 }

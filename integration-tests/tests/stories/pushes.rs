@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millrace_integration_tests::dice::Dice;
+use millrace_integration_tests::tales::second_takes_over;
 use millrace_integration_tests::wait::{Deadline, let_pass, wait_until};
 use millrace_integration_tests::world::Running;
 use millrace_integration_tests::{App, Event, Out, Say, World, post};
@@ -301,27 +302,9 @@ fn f_2_inputs_of_push_mode_come_and_go_and_each_event_is_answered_once() {
         .set("flow.concurrency", 16)
         .app(app.pushing())
         .prepare();
-    world.pods[0].start();
-    let load = world.load(100, 80);
-    world.has_results(60);
-    world.pods[1].start();
-    wait_until("both have partitions", || {
-        world.pods.iter().all(|pod| pod.partitions().len() == 2)
-    });
-    world.has_results(world.results_count() + 60);
-    assert!(world.pods[0].input.end().success());
-    wait_until("the second has all partitions", || {
-        world.pods[1].partitions().len() == 4
-    });
-    world.has_results(world.results_count() + 60);
-    let sent = load.stop();
-    world.settles();
+    let load = second_takes_over(&mut world);
     // A call whose partition is taken away is made again by the next owner (D-G4).
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    world.assert_load_answered(load);
 }
 
 #[test]

@@ -292,12 +292,7 @@ fn f_22_an_app_that_dies_before_the_drain_costs_nothing() {
         world.app().start_again();
         world.input().start();
     }
-    let sent = load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(
-        (verdict.answered, verdict.dead_lettered),
-        (sent as usize, 0)
-    );
+    let verdict = world.assert_load_answered(load);
     assert_eq!(verdict.repeats, 0, "{verdict:?}");
 }
 
@@ -333,12 +328,7 @@ fn f_24_answers_that_vanish_end_at_the_deadline() {
         world.line_to_app().listen_again();
         let before = world.results_count();
         world.goes_on_after(before);
-        let sent = load.stop();
-        let verdict = world.assert_each_event_answered_once();
-        assert_eq!(
-            (verdict.answered, verdict.dead_lettered),
-            (sent as usize, 0)
-        );
+        world.assert_load_answered_once(load);
     }
 }
 

@@ -59,6 +59,15 @@ struct Fate {
 }
 
 impl Fate {
+    /// How often this record was counted.
+    fn count(&mut self, source: &Source) -> &mut u32 {
+        if source.dead {
+            &mut self.dead
+        } else {
+            &mut self.stored[source.part]
+        }
+    }
+
     fn is_finished(&self, drops: bool) -> bool {
         let dropped = drops && self.causes & (TRANSIENT | LOST) != 0;
         self.dead > 0 || self.filtered || dropped || self.stored.iter().all(|n| *n > 0)
@@ -145,11 +154,7 @@ impl Truth {
     pub(super) fn appended(&mut self, place: Place, source: Source) -> Lawful {
         let fate = &mut self.events[source.partition][source.index];
         let name = format!("{}/{}", source.partition, fate.position);
-        let count = if source.dead {
-            &mut fate.dead
-        } else {
-            &mut fate.stored[source.part]
-        };
+        let count = fate.count(&source);
         *count += 1;
         if *count > 1 {
             // What was posted before a call ended badly is posted again, however calm it is.
@@ -185,11 +190,7 @@ impl Truth {
     pub(super) fn committed(&mut self, at: u64, place: Place, source: Source) -> Lawful {
         let fate = &mut self.events[source.partition][source.index];
         let name = format!("{}/{}", source.partition, fate.position);
-        let count = if source.dead {
-            &mut fate.dead
-        } else {
-            &mut fate.stored[source.part]
-        };
+        let count = fate.count(&source);
         *count += 1;
         let count = *count;
         require!(Once, count == 1, "{name} is committed {count} times");

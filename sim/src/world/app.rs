@@ -76,14 +76,7 @@ impl World {
             return;
         }
         let now = self.now;
-        let faults = self.scenario.faults;
-        let (usual, rare) = self.scenario.app_ms;
-        let slow = !self.quiet && self.random.permille(faults.app_slow);
-        let latency = if slow {
-            self.random.ms(rare, 20_000)
-        } else {
-            self.random.latency(usual, rare)
-        };
+        let latency = self.app_latency();
         let local = self.local(who.pod);
         let until_deadline = call.deadline.since(local);
         let natures: Vec<_> = call
@@ -115,6 +108,16 @@ impl World {
             self.after(until_deadline, Happening::AppAnswer(who, id));
         } else {
             self.after(latency.min(until_deadline), Happening::AppAnswer(who, id));
+        }
+    }
+
+    /// How long the app takes for one call.
+    pub(super) fn app_latency(&mut self) -> Duration {
+        let (usual, rare) = self.scenario.app_ms;
+        if !self.quiet && self.random.permille(self.scenario.faults.app_slow) {
+            self.random.ms(rare, 20_000)
+        } else {
+            self.random.latency(usual, rare)
         }
     }
 

@@ -32,14 +32,7 @@ impl World {
     /// `Effect::Call` in push mode.
     pub(crate) fn push_call(&mut self, who: Who, call: Call) {
         let now = self.now;
-        let faults = self.scenario.faults;
-        let (usual, rare) = self.scenario.app_ms;
-        let slow = !self.quiet && self.random.permille(faults.app_slow);
-        let latency = if slow {
-            self.random.ms(rare, 20_000)
-        } else {
-            self.random.latency(usual, rare)
-        };
+        let latency = self.app_latency();
         let local = self.local(who.pod);
         let until_deadline = call.deadline.since(local);
         let nature = self.nature(&call.events[0]);

@@ -163,6 +163,15 @@ impl World {
     fn told(&mut self, ended: TransactionEnded) {
         self.store.transaction_ended(ended);
     }
+
+    /// One result is stored, and its transaction is being committed.
+    fn committing_one(&mut self) {
+        self.send(&[1]);
+        let tickets = self.produce();
+        self.stored(&tickets);
+        self.commit();
+        assert_eq!(self.said(), ["stored 1, failed []", "commit 1"]);
+    }
 }
 
 fn transient() -> Ended {
@@ -258,11 +267,7 @@ fn p_6_a_lost_session_aborts_and_the_next_one_waits_for_that() {
 #[test]
 fn p_6_the_end_of_an_old_sessions_commit_is_not_told_to_the_new_one() {
     let mut world = World::new();
-    world.send(&[1]);
-    let tickets = world.produce();
-    world.stored(&tickets);
-    world.commit();
-    assert_eq!(world.said(), ["stored 1, failed []", "commit 1"]);
+    world.committing_one();
     world.store.close();
     world.connect(2);
     world.commit();
@@ -276,11 +281,7 @@ fn p_6_the_end_of_an_old_sessions_commit_is_not_told_to_the_new_one() {
 #[test]
 fn d_e5_a_fenced_producer_is_made_anew_before_the_input_hears_of_it() {
     let mut world = World::new();
-    world.send(&[1]);
-    let tickets = world.produce();
-    world.stored(&tickets);
-    world.commit();
-    assert_eq!(world.said(), ["stored 1, failed []", "commit 1"]);
+    world.committing_one();
     world.told(TransactionEnded::Unknown);
     assert_eq!(world.said(), ["rebuild"]);
     assert!(world.said().is_empty());
