@@ -126,20 +126,21 @@ impl Lanes {
         }
     }
 
-    /// Lets this event be the next one that is taken, if it may be taken at all.
-    pub fn prefer(&mut self, number: Number) {
-        let first = |ready: &Ready| match ready {
-            Ready::Alone(alone) => *alone == number,
-            Ready::Lane(id) => self
-                .lanes
-                .get(id)
-                .is_some_and(|lane| lane.queue.front() == Some(&number)),
+    /// Lets the event that ranks first, of those that may be taken, be the next one. Looks at all
+    /// of them.
+    pub fn prefer<R: Ord>(&mut self, rank: impl Fn(Number) -> R) -> Option<Number> {
+        let number = |ready: &Ready| match ready {
+            Ready::Alone(number) => *number,
+            Ready::Lane(id) => *self.lanes[id]
+                .queue
+                .front()
+                .expect("a ready lane has an event"),
         };
-        if let Some(index) = self.ready.iter().position(first)
-            && let Some(ready) = self.ready.remove(index)
-        {
-            self.ready.push_front(ready);
-        }
+        let numbers = self.ready.iter().map(number).enumerate();
+        let (index, number) = numbers.min_by_key(|(_, number)| rank(*number))?;
+        let ready = self.ready.remove(index).expect("it was just there");
+        self.ready.push_front(ready);
+        Some(number)
     }
 
     /// Takes one more event of a lane that this batch has already (`batch.maxPerLane`).

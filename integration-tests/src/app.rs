@@ -120,6 +120,8 @@ impl Out {
 pub struct Say {
     what: What,
     after: Duration,
+    /// Not before [`RunningApp::let_go`].
+    held: bool,
     headers: Vec<(String, String)>,
     /// In push mode, after the results.
     then: Option<Box<Say>>,
@@ -192,6 +194,13 @@ impl Say {
         self
     }
 
+    /// Not before [`RunningApp::let_go`] (single requests).
+    #[must_use]
+    pub fn held(mut self) -> Self {
+        self.held = true;
+        self
+    }
+
     /// With a response header (single requests).
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -205,6 +214,7 @@ impl From<What> for Say {
         Self {
             what,
             after: Duration::ZERO,
+            held: false,
             headers: Vec::new(),
             then: None,
         }
@@ -329,6 +339,7 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Number of this life; 0 while it is down. Whoever serves ends when it changes.
     life: watch::Sender<Life>,
+    let_go: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Shared {
@@ -380,6 +391,7 @@ impl App {
             app: self,
             seen: Mutex::new(seen),
             life: watch::channel(life).0,
+            let_go: watch::channel(false).0,
         });
         let port = free_port();
         runtime.spawn(serve(Arc::clone(&shared), door, port));
@@ -443,6 +455,11 @@ impl RunningApp {
     /// Says from now on whether it is healthy.
     pub fn set_healthy(&self, healthy: bool) {
         self.shared.seen().healthy = healthy;
+    }
+
+    /// Gives the answers that it holds back, and holds none back any more.
+    pub fn let_go(&self) {
+        self.shared.let_go.send_replace(true);
     }
 
     /// Dies: connections are cut, the port is closed.
@@ -867,6 +884,10 @@ async fn post_and_answer(shared: &Arc<Shared>, asked: &[Asked], say: &Say, pod: 
 async fn carry_out(shared: &Arc<Shared>, asked: &[Asked], say: &Say) -> Answer {
     // As slow as the script says.
     tokio::time::sleep(say.after).await;
+    if say.held {
+        let mut let_go = shared.let_go.subscribe();
+        let_go.wait_for(|go| *go).await.map_err(|_| Cut)?;
+    }
     let mut response = match &say.what {
         What::Results(results) => single_results(results),
         What::Filter => response(204, Bytes::new()),

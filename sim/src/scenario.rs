@@ -181,8 +181,7 @@ impl Scenario {
             app_ms: r.pick(&[(5, 50), (50, 400), (300, 3_000)]),
             credit: r.pick(&[2_000, 20_000, 8 << 20]),
             natures: Natures {
-                // Under exactly-once nobody looks for them (decision 0008).
-                deadly: if seed & ONCE == 0 && !calm && later.permille(150) {
+                deadly: if !calm && later.permille(150) {
                     later.between(1, 8)
                 } else {
                     0

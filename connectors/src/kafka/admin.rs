@@ -29,6 +29,10 @@ use crate::StoreError;
 /// How long brokers may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// How long one look at the cluster's id waits, and how many there are.
+const LOOK_MAX: Duration = Duration::from_millis(100);
+const LOOKS_MAX: usize = 100;
+
 /// Events of a connection that are looked at after a missing answer.
 const EVENTS_AT_ONCE_MAX: usize = 200;
 
@@ -310,7 +314,10 @@ impl Inner {
     }
 
     fn cluster_id(&self) -> Result<String, StoreError> {
-        if let Some(id) = self.client.inner().fetch_cluster_id(ANSWER_MAX) {
+        // librdkafka looks, and only then waits for news: an answer between the two is noticed when
+        // the wait is over. So it looks often.
+        let look = |_| self.client.inner().fetch_cluster_id(LOOK_MAX);
+        if let Some(id) = (0..LOOKS_MAX).find_map(look) {
             return Ok(id);
         }
         // That answer gives no reason; this one does.

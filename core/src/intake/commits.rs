@@ -413,10 +413,11 @@ impl Intake {
         let Some(drain) = &self.drain else {
             return;
         };
-        if drain.stopped || self.revocation.is_some() {
+        let late = now.boot >= drain.deadline.boot;
+        // What the group wants back is given back first, unless the deadline ends everything.
+        if drain.stopped || (self.revocation.is_some() && !late) {
             return;
         }
-        let late = now.boot >= drain.deadline.boot;
         let open = !self.calls.is_empty()
             || self.pushes.are_counting()
             || self

@@ -90,8 +90,8 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Option<Vec<EventRef>> {
-        if self.suspects.is_empty() {
-            self.take_suspect(now, effects);
+        if self.suspects.is_empty() && self.take_suspect(now, effects) {
+            return None;
         }
         while let Some(event) = self.suspects.first().copied() {
             let may_send = self.may_send(event.tenure, now);
@@ -117,7 +117,7 @@ impl Intake {
             return Some(vec![event]);
         }
         let others = !self.halves.is_empty() || self.sendable(now) > 0;
-        if others && self.names_somebody() && !self.is_named(None) {
+        if others && self.commits_bind() && !self.is_named(None) {
             return None;
         }
         while let Some(half) = self.next_half(now) {

@@ -88,6 +88,7 @@ impl Intake {
         let Some(&id) = self.by_partition.get(partition) else {
             return;
         };
+        let watches = self.watches_pod();
         let seen = self.topics_seen.get(partition.topic()).copied();
         let tenure = self
             .tenures
@@ -149,9 +150,7 @@ impl Intake {
                 tenure.inherit(start.attempts);
                 tenure.parked = start.parked;
                 tenure.crashes = PodCrashes::inherit(
-                    start
-                        .crash
-                        .filter(|_| self.settings.rules.hold(Rule::PodCrash)),
+                    start.crash.filter(|_| watches),
                     start.position,
                     self.settings.window,
                     start.log_end,

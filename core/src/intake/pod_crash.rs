@@ -9,6 +9,8 @@
 //!
 //! Invariant: while events of a suspect range are open, one event is at the app, and the stored
 //! commits name it, or its group, and nobody else.
+//! Invariant: the stored commits of a suspect range that name nobody say that an end of the pod is
+//! not its doing: what is known of the range stays known.
 //! Invariant: the count begins anew when the watermark has passed the range.
 
 use super::Intake;
@@ -16,6 +18,7 @@ use super::io::{Effect, Fact};
 use super::tenure::{EventRef, Letter, Place, Tenure, TenureId};
 use crate::contract::commit::{CrashState, Named};
 use crate::contract::result::{Reason, Stage};
+use crate::ledger::Number;
 use crate::limits;
 use crate::position::Position;
 use crate::rules::Rule;
@@ -38,9 +41,11 @@ pub(super) struct PodCrashes {
     count: u32,
     /// End of the range in which the culprit must lie.
     until: Position,
-    /// Whom the next commit names, and at how many unclean ends it was named alone before. The
-    /// first of its group, or the only one.
-    named: Option<(Position, u32)>,
+    /// Whom the next commit names: the first of its group, or the only one. Nobody while no event
+    /// of the range is about to go, or at the app.
+    named: Option<Position>,
+    /// Who was named alone when an owner ended uncleanly, and at how many ends in a row.
+    blamed: Option<(Position, u32)>,
     /// Whom the last commit that was cut names.
     cut: Option<Position>,
     /// Whether the last commit that was cut says that we are at work.
@@ -60,6 +65,7 @@ impl PodCrashes {
             count: 0,
             until: Position::START,
             named: None,
+            blamed: None,
             cut: None,
             cut_unclean: false,
             acknowledged: None,
@@ -79,18 +85,17 @@ impl PodCrashes {
         let Some(state) = state else {
             return Self::none();
         };
+        let named = |named: Named| (position.plus(named.delta), named.times);
         let mut known = Self {
             count: state.count,
             until: position.plus(state.range),
-            named: state
-                .named
-                .map(|named| (position.plus(named.delta), named.times)),
+            blamed: state.named.map(named),
             ..Self::none()
         };
-        known.acknowledged = known.named.map(|(position, _)| position);
-        known.cut = known.acknowledged;
-        known.says_unclean = !state.clean;
         if !state.clean {
+            (known.says_unclean, known.cut_unclean) = (true, true);
+            known.acknowledged = known.blamed.map(|(position, _)| position);
+            known.cut = known.acknowledged;
             known.ended_uncleanly(position.plus(window).min(log_end).max(position));
         }
         known
@@ -98,15 +103,15 @@ impl PodCrashes {
 
     /// The last owner did not leave in order; it can have read up to `end`.
     fn ended_uncleanly(&mut self, end: Position) {
-        match (&mut self.named, self.count) {
+        match (&mut self.blamed, self.count) {
             // It was one of the group, of which none was alone yet.
             (Some((first, _)), UNCLEAN_BEFORE_SUSPICION) => {
                 self.until = first.plus(limits::POD_CRASH_GROUP).min(end);
-                self.named = None;
+                self.blamed = None;
                 self.count = UNCLEAN_BEFORE_NAMING;
             }
             (Some((_, times)), _) => *times = times.saturating_add(1),
-            // Nobody of the range was at the app.
+            // Nobody was suspected yet.
             (None, count) => {
                 self.until = end;
                 self.count = count.saturating_add(1).min(UNCLEAN_BEFORE_SUSPICION);
@@ -132,9 +137,15 @@ impl PodCrashes {
         }
     }
 
+    /// At how many unclean ends in a row this event was named alone.
+    fn times(&self, position: Position) -> u32 {
+        let blamed = self.blamed.filter(|(at, _)| *at == position);
+        blamed.map_or(0, |(_, times)| times)
+    }
+
     /// The event that is dead-lettered when its turn comes.
     fn condemned(&self) -> Option<Position> {
-        let (position, times) = self.named?;
+        let (position, times) = self.blamed?;
         (times >= NAMED_MAX).then_some(position)
     }
 
@@ -146,8 +157,9 @@ impl PodCrashes {
 
     /// The last commit is not stored.
     pub(super) fn not_stored(&mut self) {
-        self.wanted |= self.cut != self.acknowledged;
+        self.wanted |= (self.cut, self.cut_unclean) != (self.acknowledged, self.says_unclean);
         self.cut = self.acknowledged;
+        self.cut_unclean = self.says_unclean;
     }
 
     fn names_somebody(&self) -> bool {
@@ -164,54 +176,78 @@ impl Tenure {
             && self.ledger.in_flight() > 0
     }
 
+    /// Whether it has left its suspect range behind.
+    fn has_passed(&self) -> bool {
+        self.crashes.count >= UNCLEAN_BEFORE_SUSPICION
+            && self.ledger.watermark() >= self.crashes.until
+    }
+
+    /// Whether the stored commits name this event, or its group.
+    fn names(&self, number: Option<Number>) -> bool {
+        let work = number.and_then(|number| self.ledger.get(number));
+        let position = work.map(|work| work.event.position());
+        self.crashes.covers(self.crashes.acknowledged, position)
+    }
+
+    /// Whether nothing of what was answered is still on its way to the broker.
+    fn is_stored(&self) -> bool {
+        self.at_output == 0 && !self.has_unsent()
+    }
+
     /// What a commit at `watermark` says that is cut now (E1, key `u`).
     pub(super) fn cut_crash_state(
         &mut self,
         clean: bool,
         watermark: Position,
     ) -> Option<CrashState> {
+        let named = self.crashes.named.map(|position| {
+            // Of a group the finished ones need no name.
+            let group = self.crashes.group() > 1;
+            if group {
+                position.max(watermark)
+            } else {
+                position
+            }
+        });
+        self.crashes.named = named.filter(|position| self.may_be_named(*position, watermark));
         let state = self.crash_state(clean, watermark);
-        let named = state.as_ref().and_then(|state| state.named.as_ref());
-        self.crashes.cut = named.map(|named| watermark.plus(named.delta));
-        self.crashes.cut_unclean = !clean;
+        self.crashes.cut = self.crashes.named;
+        self.crashes.cut_unclean = state.is_some_and(|state| !state.clean);
         self.crashes.wanted = false;
         state
     }
 
+    /// Whether an event, or a group from there on, is not finished.
+    fn may_be_named(&self, position: Position, watermark: Position) -> bool {
+        let unread = position >= self.ledger.end();
+        let group = self.crashes.group() > 1;
+        position >= watermark
+            && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
+            && (group || unread || self.ledger.find(position).is_some())
+    }
+
     fn crash_state(&self, clean: bool, watermark: Position) -> Option<CrashState> {
-        let passed = watermark >= self.crashes.until;
-        let count = if passed { 0 } else { self.crashes.count };
-        let alone = self.crashes.group() == 1;
-        let named = self.crashes.named.map(|(position, times)| {
-            // Of a group the finished ones need no name.
-            (
-                if alone {
-                    position
-                } else {
-                    position.max(watermark)
-                },
-                times,
-            )
-        });
-        let named = named.filter(|(position, _)| {
-            let open =
-                *position >= self.ledger.end() || self.ledger.find(*position).is_some() || !alone;
-            *position >= watermark
-                && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
-                && open
-        });
+        let crashes = &self.crashes;
+        let passed = watermark >= crashes.until;
+        let count = if passed { 0 } else { crashes.count };
         if clean && count == 0 {
             return None;
         }
+        let suspected = count >= UNCLEAN_BEFORE_SUSPICION;
+        let named = crashes.named.map(|at| (at, crashes.times(at)));
+        let named = named
+            .or(crashes.blamed)
+            .filter(|(position, _)| suspected && self.may_be_named(*position, watermark));
         Some(CrashState {
-            clean,
+            // A range of which nothing is at the app does not end the pod.
+            clean: clean || (suspected && crashes.named.is_none()),
             count,
             range: if passed {
                 0
             } else {
-                self.crashes.until.since(watermark)
+                crashes.until.since(watermark)
             },
-            named: named.filter(|_| count > 0).map(|(position, times)| Named {
+            named: named.map(|(position, times)| Named {
                 delta: position.since(watermark),
                 times,
             }),
@@ -232,47 +268,39 @@ impl Tenure {
             Letter::of(Reason::AppCrash, Stage::App, "POD_CRASH", message)
         })
     }
-
-    /// Whether an event is to be dead-lettered and stays named until that is done.
-    fn condemns(&self) -> bool {
-        self.crashes.condemned().is_some_and(|position| {
-            position >= self.ledger.end() || self.ledger.find(position).is_some()
-        })
-    }
 }
 
 impl Intake {
-    /// Not under exactly-once: there every name costs a transaction, and a pod that was killed at
-    /// random would come back too slowly (decision 0008).
     pub(super) fn watches_pod(&self) -> bool {
-        self.settings.rules.hold(Rule::PodCrash) && !self.exactly_once()
+        self.settings.rules.hold(Rule::PodCrash)
     }
 
     /// Whether events go one at a time, because one of them may kill the pod.
     pub(super) fn goes_serially(&self) -> bool {
-        self.watches_pod()
-            && (self.names_somebody() || self.tenures.values().any(Tenure::is_suspect))
+        self.watches_pod() && (self.commits_bind() || self.tenures.values().any(Tenure::is_suspect))
     }
 
-    /// Whether a stored commit names an event, or may do so.
-    pub(super) fn names_somebody(&self) -> bool {
-        let names = |tenure: &Tenure| tenure.is_live() && tenure.crashes.names_somebody();
-        self.watches_pod() && self.tenures.values().any(|t| names(t) && !t.condemns())
+    /// Whether a stored commit names an event, or may do so, or still says that nothing of a
+    /// range is at the app that has been passed.
+    pub(super) fn commits_bind(&self) -> bool {
+        let binds = |tenure: &Tenure| {
+            let crashes = &tenure.crashes;
+            let asleep = tenure.has_passed() && !crashes.says_unclean;
+            tenure.is_live() && (crashes.names_somebody() || asleep)
+        };
+        self.watches_pod() && self.tenures.values().any(binds)
     }
 
-    /// Takes one event of a suspect range out of its lane, to go alone.
-    pub(super) fn take_suspect(&mut self, now: Time, effects: &mut Vec<Effect>) {
+    /// Takes one event of a suspect range out of its lane, to go alone. True if nothing goes
+    /// before the output has stored what it has: any other event would need another name.
+    pub(super) fn take_suspect(&mut self, now: Time, effects: &mut Vec<Effect>) -> bool {
         if !self.watches_pod() {
-            return;
+            return false;
         }
-        // What was answered has to be stored first: then the commit that names the next event
-        // says so, and a death makes nobody start over.
-        let stored = |t: &Tenure| t.at_output == 0 && !t.has_unsent();
         let mut ids: Vec<TenureId> = self
             .tenures
             .iter()
-            .filter(|(_, t)| t.is_suspect() && t.lanes.ready() > 0)
-            .filter(|(_, t)| t.crashes.group() > 1 || stored(t))
+            .filter(|(_, t)| t.is_suspect() && (t.lanes.ready() > 0 || !t.is_stored()))
             .filter(|(id, _)| !self.pushes.counting(&[**id]))
             .map(|(id, _)| *id)
             .collect();
@@ -283,29 +311,40 @@ impl Intake {
                 continue;
             }
             let tenure = self.tenures.get_mut(&id).expect("it was just there");
-            // Whoever was named when the last owner died is asked about first; then one position
-            // after the other, so that a group is named once.
-            let named = tenure.crashes.named;
-            let named = named.and_then(|(position, _)| tenure.ledger.find(position));
-            let first = tenure
-                .ledger
-                .iter()
-                .find(|(.., work)| work.place == Place::Waiting)
-                .map(|(number, ..)| number);
-            if let Some(number) = named.or(first) {
-                tenure.lanes.prefer(number);
+            // Whoever is blamed is asked about first; then one position after the other, so that
+            // a group is named once.
+            let blamed = tenure.crashes.blamed;
+            let blamed = blamed.and_then(|(position, _)| tenure.ledger.find(position));
+            let next = tenure
+                .lanes
+                .prefer(|number| (Some(number) != blamed, number));
+            // Another name would make its owner forget who is condemned.
+            let condemned = tenure.crashes.condemned().is_some() && blamed.is_some();
+            if condemned && next != blamed {
+                continue;
             }
+            // What was answered has to be stored before another name: then the commit with the
+            // name says so, and a death makes nobody start over. And its lanes may go on within
+            // the group.
+            if !tenure.is_stored() && !tenure.names(next) {
+                return true;
+            }
+            let unsent = tenure.unsent();
             let mut draft = super::dispatch::Draft::default();
             while draft.events.is_empty()
-                && !self.tenures[&id].has_unsent()
+                && self.tenures[&id].unsent() == unsent
                 && self.take_one(id, 1, &mut draft, now, effects)
             {}
             if let Some(event) = draft.events.pop() {
                 self.work(event).expect("it was just taken").place = Place::Suspected;
                 self.suspects.insert(event);
-                return;
+                return false;
+            }
+            if !self.tenures[&id].is_stored() {
+                return true;
             }
         }
+        false
     }
 
     /// Whether a call with these events may go: an event of a suspect range only when the stored
@@ -316,27 +355,24 @@ impl Intake {
         }
         let mut named = true;
         for (id, tenure) in &mut self.tenures {
-            // A condemned event stays named until it is buried: that blames nobody else.
-            if !tenure.is_live() || tenure.condemns() {
+            if !tenure.is_live() {
                 continue;
             }
-            let suspect = tenure.is_suspect();
+            let (suspect, passed) = (tenure.is_suspect(), tenure.has_passed());
             let wanted = event
                 .filter(|event| event.tenure == *id && suspect)
                 .and_then(|event| tenure.ledger.get(event.number))
                 .map(|work| work.event.position());
             let crashes = &mut tenure.crashes;
-            if crashes.covers(crashes.acknowledged, wanted) && crashes.covers(crashes.cut, wanted) {
-                continue;
+            let covers = |who| crashes.covers(who, wanted);
+            let next = covers(crashes.named);
+            let cut = covers(crashes.cut) && (!passed || crashes.cut_unclean);
+            let stored = covers(crashes.acknowledged) && (!passed || crashes.says_unclean);
+            if !next {
+                crashes.named = wanted;
             }
-            named = false;
-            if crashes.covers(crashes.cut, wanted) {
-                continue;
-            }
-            // An event that was named at the last end keeps its number.
-            let times = crashes.named.filter(|(at, _)| Some(*at) == wanted);
-            crashes.named = wanted.map(|at| (at, times.map_or(0, |(_, times)| times)));
-            crashes.wanted = true;
+            crashes.wanted |= !cut;
+            named &= cut && stored;
         }
         named
     }
@@ -362,51 +398,51 @@ mod tests {
     /// An event that kills the pod whenever it is at the app: how many pods it takes.
     #[test]
     fn d_b7_five_ends_find_the_event_and_others_are_never_condemned() {
-        let (deadly, end) = (Position::new(900), Position::new(4_000));
+        let (at, deadly, end) = (Position::new(100), Position::new(900), Position::new(4_000));
         let mut state = None;
-        let mut condemned = Vec::new();
         for death in 1..=5 {
-            let mut known = PodCrashes::inherit(state, Position::new(100), 5_000, end);
-            // The named one goes first; of a group the watermark is the first.
-            known.named = match known.count {
+            let known = PodCrashes::inherit(state, at, 5_000, end);
+            assert_eq!(known.count, (death - 1).min(3), "death {death}");
+            assert_eq!((known.named, known.condemned()), (None, None));
+            let named = match known.count {
                 0 | 1 => None,
-                2 => Some((Position::new(880), 0)),
-                _ => known.named.or(Some((deadly, 0))),
+                2 => Some(Position::new(880)),
+                _ => Some(deadly),
             };
             if known.count >= 2 {
-                assert!(
-                    deadly < known.until && known.covers(known.named.map(|n| n.0), Some(deadly))
-                );
+                assert!(deadly < known.until && known.covers(named, Some(deadly)));
             }
-            condemned.push(known.condemned());
-            let named = known.named.map(|(at, times)| Named {
-                delta: at.since(Position::new(100)),
-                times,
-            });
             state = Some(CrashState {
                 clean: false,
                 count: known.count,
-                range: known.until.since(Position::new(100)),
-                named,
+                range: known.until.since(at),
+                named: named.map(|named| Named {
+                    delta: named.since(at),
+                    times: known.times(named),
+                }),
             });
-            assert_eq!(known.count, (death - 1).min(3), "death {death}");
         }
-        let known = PodCrashes::inherit(state, Position::new(100), 5_000, end);
+        let known = PodCrashes::inherit(state, at, 5_000, end);
         assert_eq!(known.condemned(), Some(deadly));
-        assert_eq!(condemned, [None; 5]);
     }
 
+    /// Another partition's event was at the app when the pod ended: what is known stays known.
     #[test]
-    fn d_b7_an_end_while_nobody_of_the_range_was_at_the_app_widens_the_range_again() {
+    fn d_b7_an_end_while_nobody_of_the_range_was_at_the_app_changes_nothing() {
         let at = Position::new(100);
-        let state = CrashState {
-            clean: false,
+        let asleep = CrashState {
+            clean: true,
             count: 3,
             range: 64,
-            named: None,
+            named: Some(Named { delta: 7, times: 1 }),
         };
-        let known = PodCrashes::inherit(Some(state), at, 5_000, Position::new(1_000));
-        assert_eq!((known.count, known.until), (2, Position::new(1_000)));
+        let known = PodCrashes::inherit(Some(asleep), at, 5_000, Position::new(1_000));
+        assert_eq!((known.count, known.until), (3, Position::new(164)));
+        assert_eq!(
+            (known.blamed, known.named),
+            (Some((Position::new(107), 1)), None)
+        );
+        assert_eq!((known.acknowledged, known.says_unclean), (None, false));
     }
 
     #[test]

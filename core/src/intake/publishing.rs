@@ -463,7 +463,7 @@ impl Tenure {
         self.unsent() > 0
     }
 
-    fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.resend.len() + self.outbox.len()
     }
 

@@ -1,7 +1,5 @@
 //! Processes end: asked to, killed, frozen; several inputs share the work.
 
-use std::time::Duration;
-
 use millrace_integration_tests::wait::wait_until;
 use millrace_integration_tests::{App, Event, Say, World, scenario, tales};
 
@@ -58,10 +56,7 @@ fn f_2_answers_that_come_too_late_for_a_rebalance_are_dropped_and_made_anew() {
         &["D-G4", "D-W5"],
         "answers later than delivery.drainRevoke are stale: asked again by the next owner, uncounted",
     );
-    let app = App::saying(|a| {
-        let slow = a.text().starts_with("slow") && a.together == 1;
-        Say::value(a.text()).after(Duration::from_millis(if slow { 3_000 } else { 1 }))
-    });
+    let app = App::saying(|a| Say::value(a.text()).held());
     let mut world = World::embedded()
         .partitions(4)
         .pods(2)
@@ -79,6 +74,8 @@ fn f_2_answers_that_come_too_late_for_a_rebalance_are_dropped_and_made_anew() {
     wait_until("both have partitions", || {
         world.pods.iter().all(|pod| pod.partitions().len() == 2)
     });
+    wait_until("the second asks again", || world.app().asked().len() == 12);
+    world.app().let_go();
     let verdict = world.assert_each_event_answered_once();
     assert_eq!((verdict.answered, verdict.dead_lettered), (8, 0));
     let asked = world.app().asked();

@@ -27,6 +27,19 @@ impl Laws {
             let partition = index_of(&called.partition);
             let position = called.event.position();
             let name = format!("{}/{position}", called.partition);
+            let accused = self.tenures.iter().find(|((pod, other), tenure)| {
+                let crash = tenure.crash.filter(|(_, c)| !c.clean && c.count >= 2);
+                *pod == who.pod
+                    && *other != partition
+                    && tenure.started.is_some()
+                    && !tenure.revoking
+                    && crash.is_some_and(|(_, crash)| crash.named.is_some())
+            });
+            require!(
+                Named,
+                accused.is_none(),
+                "{name} is dispatched while the ledger names {accused:?}"
+            );
             let tenure = self
                 .tenures
                 .get_mut(&(who.pod, partition))
@@ -79,6 +92,12 @@ impl Laws {
                 !self.parks || !tenure.parked.contains(&lane),
                 "{name} is dispatched although its lane is parked"
             );
+            let awake = tenure.crash.is_none_or(|(_, crash)| !crash.clean);
+            require!(
+                Named,
+                awake || tenure.sent.is_none(),
+                "{name} is dispatched, the ledger says that nothing is at the app"
+            );
             if let Some((at, crash)) = tenure.crash
                 && crash.count >= 2
                 && position < at.plus(crash.range)
@@ -86,7 +105,7 @@ impl Laws {
                 let group = if crash.count == 2 { POD_CRASH_GROUP } else { 1 };
                 let named = crash.named.is_some_and(|n| {
                     let first = at.plus(n.delta);
-                    (first <= position && position < first.plus(group)) || n.times >= 2
+                    first <= position && position < first.plus(group)
                 });
                 require!(
                     Named,
