@@ -256,7 +256,8 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             let mut ends = shared.script.subscribe();
             tokio::select! {
                 () = connect(&shared, client) => {}
-                _ = ends.wait_for(|script| script.life != life) => {}
+                // Who comes while it is being cut is in the new life already.
+                _ = ends.wait_for(|script| script.life != life || !script.up) => {}
             }
         });
     }

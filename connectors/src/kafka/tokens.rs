@@ -124,17 +124,14 @@ impl Groups {
         group: &str,
         partitions: &[Partition],
     ) -> Result<HashMap<Partition, Committed>, StoreError> {
-        let client = self.client(Some(group))?;
-        let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-        serve(&client);
         let asked = list(
             partitions
                 .iter()
                 .map(|partition| (partition, Offset::Invalid)),
         );
-        let answered = client
-            .committed_offsets(asked, ANSWER_MAX)
-            .map_err(|error| classify::store_error(&error))?;
+        let answered = self.ask(Some(group), |client| {
+            client.committed_offsets(asked, ANSWER_MAX)
+        })?;
         let mut found = HashMap::new();
         for entry in ffi::entries(&answered) {
             if let Some(code) = entry.error {
@@ -228,13 +225,8 @@ impl Groups {
         partitions: &[Partition],
         at: Offset,
     ) -> Result<HashMap<Partition, Position>, StoreError> {
-        let client = self.client(None)?;
-        let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-        serve(&client);
         let asked = list(partitions.iter().map(|partition| (partition, at)));
-        let answered = client
-            .offsets_for_times(asked, ANSWER_MAX)
-            .map_err(|error| classify::store_error(&error))?;
+        let answered = self.ask(None, |client| client.offsets_for_times(asked, ANSWER_MAX))?;
         let mut found = HashMap::new();
         for entry in ffi::entries(&answered) {
             if let Some(code) = entry.error {
@@ -245,6 +237,28 @@ impl Groups {
             }
         }
         Ok(found)
+    }
+
+    /// One question. Whoever gets no answer may know of leaders only that are gone, so the next
+    /// question goes through a new client.
+    fn ask<T>(
+        &self,
+        group: Option<&str>,
+        question: impl FnOnce(&Client) -> KafkaResult<T>,
+    ) -> Result<T, StoreError> {
+        let client = self.client(group)?;
+        let answer = {
+            let client = client.lock().unwrap_or_else(PoisonError::into_inner);
+            serve(&client);
+            question(&client)
+        };
+        answer.map_err(|error| {
+            let error = classify::store_error(&error);
+            if matches!(error, StoreError::Unavailable(_)) {
+                self.forget(&client);
+            }
+            error
+        })
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
