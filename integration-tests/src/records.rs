@@ -391,6 +391,8 @@ fn all_well<T>(results: Vec<Result<T, (String, RDKafkaErrorCode)>>) {
 }
 
 fn config(bootstrap: &str) -> ClientConfig {
+    // Else `exit` frees what threads of clients still use, and the test binary aborts.
+    openssl_sys::init();
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", bootstrap)

@@ -81,9 +81,7 @@ fn nodes_die_in_turn(world: World, nodes: &Nodes) {
             });
         }
     }
-    load.stop();
-    let verdict = world.assert_nothing_lost();
-    assert_eq!(verdict.dead_lettered, 0, "{verdict:?}");
+    world.assert_load_answered(load);
 }
 
 #[test]

@@ -59,6 +59,7 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     // The command line measures us against a plain client (decision 0003).
     ("rdkafka", &["connectors", "cli"]),
     ("rdkafka-sys", &["connectors"]),
+    ("openssl-sys", &["connectors"]),
     ("kafka-protocol", &["broker"]),
     ("config", &["service"]),
     ("prometheus", &["service"]),

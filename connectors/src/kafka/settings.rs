@@ -333,6 +333,9 @@ pub(super) enum Role<'a> {
 
 /// The properties of a client with this role.
 pub(super) fn client_config(settings: &Settings, role: Role<'_>) -> Result<ClientConfig, Error> {
+    // The first use of OpenSSL decides whether `exit` frees what it holds. Threads of clients that
+    // are still ending then free the same: the process aborts with status 134 instead of 0.
+    openssl_sys::init();
     let mut config = ClientConfig::new();
     let debug = settings
         .properties

@@ -184,7 +184,8 @@ impl Groups {
             .collect())
     }
 
-    /// The end of each log whose leader answers.
+    /// The end of each log whose leader answers. Asked every second, so an outage must not cost a
+    /// new client each time, as [`Self::ask`] would.
     pub(super) fn ends(
         &self,
         partitions: &[Partition],

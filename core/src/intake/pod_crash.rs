@@ -119,6 +119,21 @@ impl PodCrashes {
         }
     }
 
+    /// Whether so many ends were unclean that events are suspected.
+    fn is_suspicious(&self) -> bool {
+        self.count >= UNCLEAN_BEFORE_SUSPICION
+    }
+
+    /// Whether the events behind this watermark are in the suspect range.
+    fn suspects(&self, watermark: Position) -> bool {
+        self.is_suspicious() && watermark < self.until
+    }
+
+    /// Whether a name stands for a group of events.
+    fn names_groups(&self) -> bool {
+        self.group() > 1
+    }
+
     /// How many positions a name stands for.
     fn group(&self) -> u64 {
         if self.count < UNCLEAN_BEFORE_NAMING {
@@ -170,16 +185,14 @@ impl PodCrashes {
 impl Tenure {
     /// Whether its events are answered one at a time, and there are some.
     pub(super) fn is_suspect(&self) -> bool {
-        self.is_live()
-            && self.crashes.count >= UNCLEAN_BEFORE_SUSPICION
-            && self.ledger.watermark() < self.crashes.until
-            && self.ledger.in_flight() > 0
+        let within = self.crashes.suspects(self.ledger.watermark());
+        self.is_live() && within && self.ledger.in_flight() > 0
     }
 
     /// Whether it has left its suspect range behind.
     fn has_passed(&self) -> bool {
-        self.crashes.count >= UNCLEAN_BEFORE_SUSPICION
-            && self.ledger.watermark() >= self.crashes.until
+        let watermark = self.ledger.watermark();
+        self.crashes.is_suspicious() && !self.crashes.suspects(watermark)
     }
 
     /// Whether the stored commits name this event, or its group.
@@ -202,8 +215,7 @@ impl Tenure {
     ) -> Option<CrashState> {
         let named = self.crashes.named.map(|position| {
             // Of a group the finished ones need no name.
-            let group = self.crashes.group() > 1;
-            if group {
+            if self.crashes.names_groups() {
                 position.max(watermark)
             } else {
                 position
@@ -220,10 +232,9 @@ impl Tenure {
     /// Whether an event, or a group from there on, is not finished.
     fn may_be_named(&self, position: Position, watermark: Position) -> bool {
         let unread = position >= self.ledger.end();
-        let group = self.crashes.group() > 1;
         position >= watermark
             && position.since(watermark) < limits::WINDOW_POSITIONS_MAX
-            && (group || unread || self.ledger.find(position).is_some())
+            && (self.crashes.names_groups() || unread || self.ledger.find(position).is_some())
     }
 
     fn crash_state(&self, clean: bool, watermark: Position) -> Option<CrashState> {
@@ -381,7 +392,7 @@ impl Intake {
     pub(super) fn report_suspicion(&self, id: TenureId, effects: &mut Vec<Effect>) {
         let tenure = &self.tenures[&id];
         let crashes = &tenure.crashes;
-        if crashes.count >= UNCLEAN_BEFORE_SUSPICION && tenure.ledger.watermark() < crashes.until {
+        if crashes.suspects(tenure.ledger.watermark()) {
             effects.push(Effect::Report(Fact::PodCrashes {
                 partition: tenure.partition.clone(),
                 times: crashes.count,

@@ -34,19 +34,29 @@ fn kcat_is_there() -> bool {
     false
 }
 
+/// What kcat prints. A machine that pauses for seconds costs kcat its connections: it then asks
+/// again like every other client (`-E`) and doubles nothing.
 fn kcat(bootstrap: &str, arguments: &[&str], input: &str) -> String {
+    let patient = ["-E", "-m", "60", "-X", "enable.idempotence=true"];
     let mut child = Command::new("kcat")
         .args(["-b", bootstrap])
+        .args(patient)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("kcat starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(input.as_bytes()).expect("kcat reads");
     drop(stdin);
     let output = child.wait_with_output().expect("kcat ends");
-    assert!(output.status.success(), "{output:?}");
+    assert!(
+        output.status.success(),
+        "kcat {arguments:?} ends with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("text")
 }
 
