@@ -35,10 +35,10 @@ pub const PUBLISH_CREDIT_BYTES: u64 = 8 << 20;
 /// while the input still encodes.
 pub const RESULTS_FRAME_BYTES: usize = 256 << 10;
 
-/// Events whose results leave at once although earlier frames are unanswered.
-pub const COLLECT_EVENTS: usize = 64;
+/// Events whose results leave at once although a frame has just left.
+pub const COLLECT_EVENTS: usize = 256;
 
-/// How long fewer results wait for company while a frame is unanswered.
+/// How long fewer results wait for company after a frame.
 pub const COLLECT_TIME: Duration = Duration::from_millis(1);
 
 /// Headers of the app's answer that are read (A-S4); more make the answer malformed.

@@ -97,7 +97,8 @@ impl AppClient {
         let done = done.clone();
         tokio::spawn(async move {
             let id = call.id;
-            let outcome = client.inner.perform(&call, now).await;
+            // On the heap at once: a task is moved several times until it runs.
+            let outcome = Box::pin(client.inner.perform(&call, now)).await;
             // The driver is gone only when the process stops.
             let _gone = done.send((id, outcome)).await;
         });

@@ -76,6 +76,8 @@ impl<S: Source, W: Watch> Driver<S, W> {
         let mut look = tokio::time::interval(LOOK_AT_ENDS);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Whoever can run runs first: what ends meanwhile is told in one turn.
+            tokio::task::yield_now().await;
             let now = (self.clock)();
             let rest = self
                 .intake

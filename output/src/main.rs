@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-#[tokio::main(worker_threads = 1)]
+#[tokio::main(flavor = "current_thread")]
 async fn run(
     block: &Block,
     profile: Option<Profile>,

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -277,7 +278,8 @@ impl Client {
         let progress = connection::Written::default();
         match &self.pool {
             Pool::Http1(idle) => {
-                let call = self.exchange(idle, request, &progress);
+                // In place: moving it costs more than driving it.
+                let call = pin!(self.exchange(idle, request, &progress));
                 match tokio::time::timeout(timeout, call).await {
                     Ok(answer) => answer,
                     Err(_) => {
@@ -290,7 +292,7 @@ impl Client {
             }
             Pool::Http2(shared) => {
                 let used = Mutex::new(None);
-                let call = self.share(shared, request, &progress, &used);
+                let call = pin!(self.share(shared, request, &progress, &used));
                 match tokio::time::timeout(timeout, call).await {
                     Ok(answer) => answer,
                     Err(_) => {

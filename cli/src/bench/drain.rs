@@ -208,7 +208,11 @@ impl Plan<'_> {
             "output": {"kafka": {"connection": "main", "topic": self.to}},
             "topics": {"create": "Missing", "partitions": self.preload.partitions},
             "batch": {"maxRecords": self.batch.unwrap_or(100)},
-            "delivery": {"guarantee": if self.once { "ExactlyOnce" } else { "AtLeastOnce" }},
+            "delivery": {
+                "guarantee": if self.once { "ExactlyOnce" } else { "AtLeastOnce" },
+                "transaction": {"records": (self.in_flight_max() / 2).max(1_000)},
+            },
+            "flow": {"maxInFlight": self.in_flight_max()},
             "app": {
                 "port": app.port,
                 "shadow": "Safe",
@@ -224,7 +228,15 @@ impl Plan<'_> {
         Ok(file)
     }
 
-    /// How many events are answered; `None` as long as that cannot be known.
+    /// As docs/operate advises: every connection full, and as much again on its way to and from
+    /// the app; at least the default.
+    fn in_flight_max(&self) -> u64 {
+        let at_the_app = self.connections as u64 * self.batch.unwrap_or(1);
+        (2 * at_the_app).max(1_024)
+    }
+
+    /// How many events are answered, give or take marks of transactions; `None` as long as that
+    /// cannot be known.
     async fn stored(&self) -> Option<u64> {
         let partitions = |topic: &str| -> Vec<Partition> {
             let numbers = 0..self.preload.partitions;
@@ -232,22 +244,19 @@ impl Plan<'_> {
                 .map(|number| Partition::new(topic, number))
                 .collect()
         };
-        if self.once {
-            // The marks of transactions are positions of the output topic too. What is committed
-            // of the input is what readers of committed results see.
-            let group = format!("millrace.{}.{RELEASE}", self.identity());
-            let committed = self.cluster.committed(&group, partitions(self.from)).await;
-            return Some(
-                committed
-                    .ok()?
-                    .values()
-                    .map(|at| at.since(Position::START))
-                    .sum(),
-            );
-        }
         // Until the output has created it, there is no such topic.
         let ranges = self.cluster.ranges(partitions(self.to)).await.ok()?;
-        Some(ranges.values().map(|(start, end)| end.since(*start)).sum())
+        let written = ranges.values().map(|(start, end)| end.since(*start)).sum();
+        if !self.once || written < self.preload.events {
+            return Some(written);
+        }
+        // The marks of transactions, a few in a thousand, are positions of the output topic too.
+        // The end is known by what is committed of the input, which readers of committed results
+        // see; asked sooner, the answer would wait for the open transaction.
+        let group = format!("millrace.{}.{RELEASE}", self.identity());
+        let committed = self.cluster.committed(&group, partitions(self.from)).await;
+        let committed = committed.ok()?;
+        Some(committed.values().map(|at| at.since(Position::START)).sum())
     }
 
     fn identity(&self) -> String {

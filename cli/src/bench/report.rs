@@ -55,9 +55,10 @@ pub struct Run {
     pub guarantee: &'static str,
     /// Events per request, at most.
     pub batch_records: u64,
-    /// The app alone, under the load generator; in requests.
-    pub app_alone: Load,
-    /// Events a second that the app takes at most.
+    /// The app alone, under the load generator, before and after the drain; in requests.
+    pub app_alone: [Load; 2],
+    /// Events a second that the app takes at most: the mean of both, as a machine that others
+    /// use too changes its pace.
     pub app_events_per_second: f64,
     /// Through input, app and output.
     pub drain: Drain,

@@ -216,14 +216,16 @@ impl Arguments {
     ) -> anyhow::Result<Run> {
         let app = App::start(plan.folder).await?;
         screen.remark(&format!("{request}, {guarantee}: the app alone …"));
-        let app_alone = app
-            .ceiling(plan.batch, &plan.preload, plan.connections, self.load)
-            .await?;
-        let per_request = plan.batch.unwrap_or(1);
-        let app_events_per_second = app_alone.per_second * per_request as f64;
+        let ceiling = || app.ceiling(plan.batch, &plan.preload, plan.connections, self.load);
+        let before = ceiling().await?;
         screen.remark(&format!("{request}, {guarantee}: input, app, output …"));
         let block = plan.write_block(&app)?;
         let drain = plan.run(&app, &block, screen).await?;
+        screen.remark(&format!("{request}, {guarantee}: the app alone again …"));
+        let app_alone = [before, ceiling().await?];
+        let per_request = plan.batch.unwrap_or(1);
+        let requests_per_second = f64::midpoint(app_alone[0].per_second, app_alone[1].per_second);
+        let app_events_per_second = requests_per_second * per_request as f64;
         let report = audit(&scope(plan)?, screen).await?;
         for offender in &report.offenders {
             screen.complain(&format!("{}: {}", offender.offence, offender.event));

@@ -65,11 +65,15 @@ impl Ends {
 
     fn end(&self, ticket: u64, delivery: Delivery) {
         let mut reports = self.lock();
+        // Whoever takes them takes all.
+        let first = reports.deliveries.is_empty();
         reports.deliveries.push((ticket, delivery));
         reports.open -= 1;
         let settled = reports.open == 0;
         drop(reports);
-        self.reported.notify_one();
+        if first {
+            self.reported.notify_one();
+        }
         if settled {
             self.settled.notify_waiters();
         }

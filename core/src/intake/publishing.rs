@@ -3,8 +3,8 @@
 //! Invariant: results of one lane leave in the order in which the lane was answered; what was
 //! refused goes again before anything newer of its partition (D-L3).
 //! Invariant: an event becomes terminal when the output says that its records are stored (D-O2).
-//! A busy block sends few, larger frames: while a frame is unanswered, results wait for company,
-//! for [`limits::COLLECT_TIME`] at most. A quiet block waits for nothing.
+//! A busy block sends few, larger frames: after a frame, results wait for company until
+//! [`limits::COLLECT_TIME`] has passed. A quiet block waits for nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(super) struct LinkState {
     seq: u64,
     /// Frames that are not answered in full, oldest first; their numbers have no gaps.
     sent: VecDeque<SentFrame>,
-    /// Until when results wait for company; `None`: none do.
+    /// Until when results wait for company, as a frame has just left; `None`: they do not.
     collecting: Option<Time>,
 }
 
@@ -121,6 +121,7 @@ impl Intake {
         if !self.link.up || !self.transactions.takes_results() || self.collects(now) {
             return;
         }
+        let last = self.link.seq;
         let records_max = self.transaction_records_max();
         let ids: Vec<_> = self
             .tenures
@@ -171,24 +172,17 @@ impl Intake {
             }
         }
         self.send(draft, effects);
+        self.link.collecting = (self.link.seq > last).then(|| now.plus(limits::COLLECT_TIME));
         if !self.settings.rules.hold(Rule::StoredThenTerminal) {
             self.finish_unstored(now);
         }
     }
 
     /// Whether results wait for more of them.
-    fn collects(&mut self, now: Time) -> bool {
+    fn collects(&self, now: Time) -> bool {
         let waiting: usize = self.tenures.values().map(Tenure::unsent).sum();
-        let frame_open = !self.link.sent.is_empty();
-        if frame_open && (1..limits::COLLECT_EVENTS).contains(&waiting) {
-            let end = now.plus(limits::COLLECT_TIME);
-            let until = *self.link.collecting.get_or_insert(end);
-            if now.boot < until.boot {
-                return true;
-            }
-        }
-        self.link.collecting = None;
-        false
+        let until = self.link.collecting;
+        waiting < limits::COLLECT_EVENTS && until.is_some_and(|until| now.boot < until.boot)
     }
 
     pub(super) fn next_publish(&self, now: Time) -> Option<Duration> {
