@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod block;
+pub mod canonical;
 pub mod commit;
 pub mod grant;
 pub mod publish;

@@ -43,3 +43,5 @@ pub mod intake;
 pub mod contract;
 
 pub mod store;
+
+pub mod evidence;

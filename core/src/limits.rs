@@ -104,3 +104,59 @@ pub const PUSHES_OPEN_MAX: usize = 256;
 
 /// Bytes of pushed results that are read or wait to be stored. One larger result passes alone.
 pub const PUSH_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of the value of one record of the verification topic that are written and read (J1).
+/// A larger answer is written as its fingerprint. What brokers take by default.
+pub const EVIDENCE_RECORD_BYTES_MAX: usize = 1_000_000;
+
+/// Depth of the JSON values that are compared (J2); deeper ones are compared as bytes.
+pub const EVIDENCE_JSON_DEPTH_MAX: usize = 64;
+
+/// Source partitions that one comparison follows (J1): the most that a document may ask for.
+pub const EVIDENCE_PARTITIONS_MAX: usize = 10_000;
+
+/// Events of one partition that wait for the other release's answer (J1).
+pub const EVIDENCE_WAITING_EVENTS_MAX: usize = 8_192;
+
+/// Bytes of all answers that wait for their counterpart (J1), shared evenly by the partitions.
+pub const EVIDENCE_WAITING_BYTES_MAX: usize = 128 << 20;
+
+/// Words of 64 positions in which settled events of one partition are remembered, so that
+/// repeats are recognised (J1): no crash repeats more than [`WINDOW_POSITIONS_MAX`].
+pub const EVIDENCE_SETTLED_WORDS_MAX: usize = 256;
+
+/// Numeric fields whose drift is followed (J5).
+pub const EVIDENCE_FIELDS_MAX: usize = 64;
+
+/// Bytes of a path in evidence; a field with a longer one is not followed (J5).
+pub const EVIDENCE_PATH_BYTES_MAX: usize = 256;
+
+/// Bins of one histogram (J5): beyond it neighbours are merged.
+pub const EVIDENCE_BINS_MAX: usize = 1_024;
+
+/// Labels that the confusion matrix tells apart (J2).
+pub const EVIDENCE_LABELS_MAX: usize = 32;
+
+/// Disagreements that are kept (J6).
+pub const EVIDENCE_WORST_MAX: usize = 50;
+
+/// Fields that one kept disagreement shows (J6).
+pub const EVIDENCE_SHOWN_FIELDS_MAX: usize = 16;
+
+/// Bytes of one shown value, label or name (J6).
+pub const EVIDENCE_SHOWN_BYTES_MAX: usize = 128;
+
+/// Bytes of the evidence document (J8).
+pub const EVIDENCE_DOCUMENT_BYTES_MAX: usize = 64 << 10;
+
+/// How long the live release may be too slow before its candidate is paused (J9).
+pub const GUARD_SLOW_FOR: Duration = Duration::from_secs(60);
+
+/// How long it must be quiet before the candidate goes on (J9).
+pub const GUARD_QUIET_FOR: Duration = Duration::from_secs(5 * 60);
+
+/// Which pause is the last one: the comparison is then inconclusive (J9).
+pub const GUARD_PAUSES_MAX: u32 = 3;
+
+/// Time without samples after which the guard knows nothing of what was before (J9).
+pub const GUARD_SAMPLE_GAP_MAX: Duration = Duration::from_secs(60);

@@ -3,8 +3,10 @@
 use super::{Checker, at_most};
 use crate::contract::block::problem::Problem;
 use crate::contract::block::{
-    AppState, Block, CompareMode, ContractMode, Correlate, GateSource, ShadowSafety, Strategy,
+    AppState, Block, Compare, CompareMode, ContractMode, Correlate, GateSource, ShadowSafety,
+    Strategy,
 };
+use crate::evidence::path::Path;
 
 pub(super) fn check(check: &mut Checker<'_>, block: &Block) {
     strategy(check, block);
@@ -97,6 +99,44 @@ fn verification(check: &mut Checker<'_>, block: &Block) {
         &[path, "release.verification.compare.mode"],
         || Problem::new(path, "nothing", "a path, required with mode: Label").because("J2"),
     );
+    paths(check, &verification.compare);
+}
+
+/// A misspelt path would silently compare nothing.
+fn paths(check: &mut Checker<'_>, compare: &Compare) {
+    let under = "release.verification.compare";
+    let list = |key: &str, texts: &[String]| {
+        let texts = texts.iter().enumerate();
+        texts
+            .map(|(i, text)| (format!("{under}.{key}[{i}]"), text.clone()))
+            .collect::<Vec<_>>()
+    };
+    let mut all = list("ignore", &compare.ignore);
+    all.extend(list("redact.keep", &compare.redact_keep));
+    let fields = compare.fields.iter().enumerate();
+    all.extend(fields.map(|(i, rule)| (format!("{under}.fields[{i}].path"), rule.path.clone())));
+    let label = match &compare.mode {
+        CompareMode::Label(path) => Some((format!("{under}.path"), path.clone())),
+        CompareMode::Bytes | CompareMode::Json => None,
+    };
+    for (key, text) in all
+        .iter()
+        .chain(&label)
+        .filter(|(_, text)| !text.is_empty())
+    {
+        let path = Path::parse(text);
+        check.refuse_if(path.is_err(), &[key], || {
+            let allowed = "a path such as `model.scores[0]`, `scores[*]` or `[\"a.b\"]`";
+            Problem::new(key, text.clone(), allowed).because("J2")
+        });
+    }
+    if let Some((key, text)) = &label {
+        let several = Path::parse(text).is_ok_and(|path| !path.is_single());
+        check.refuse_if(several, &[key], || {
+            let allowed = "the path of one place, without `*`";
+            Problem::new(key, text.clone(), allowed).because("J2")
+        });
+    }
 }
 
 fn gates(check: &mut Checker<'_>, block: &Block) {
@@ -113,6 +153,12 @@ fn gates(check: &mut Checker<'_>, block: &Block) {
                         "min, max or maxDelta",
                     )
                     .because("J7")
+                });
+                let no_rate = !matches!(&metric[..], "errorRate" | "deadLetterRate" | "");
+                let key = format!("{path}.maxDelta");
+                check.refuse_if(no_rate && gate.max_delta.is_some(), &[&key], || {
+                    let allowed = "min or max: only errorRate and deadLetterRate have a difference";
+                    Problem::new(&key, format!("maxDelta of {metric}"), allowed).because("J5")
                 });
             }
             GateSource::Prometheus { name, .. } | GateSource::Webhook { name, .. } => {

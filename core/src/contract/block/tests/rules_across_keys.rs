@@ -394,6 +394,40 @@ fn smaller_rules_hold() {
         "min, max or maxDelta",
     );
     check(
+        &[(
+            "release.verification.gates",
+            json!([{"metric": "p95LatencyRatio", "max": 2.0, "maxDelta": 1.0}]),
+        )],
+        "release.verification.gates[0].maxDelta",
+        "only errorRate",
+    );
+    for key in ["ignore", "redact.keep"] {
+        check(
+            &[(
+                &format!("release.verification.compare.{key}"),
+                json!(["score", "a["]),
+            )],
+            &format!("release.verification.compare.{key}[1]"),
+            "a path such as",
+        );
+    }
+    check(
+        &[(
+            "release.verification.compare.fields",
+            json!([{"path": "a..b"}]),
+        )],
+        "release.verification.compare.fields[0].path",
+        "a path such as",
+    );
+    check(
+        &[
+            ("release.verification.compare.mode", json!("Label")),
+            ("release.verification.compare.path", json!("scores[*]")),
+        ],
+        "release.verification.compare.path",
+        "one place",
+    );
+    check(
         &[("release.verification.gates", json!([{"min": 1}]))],
         "release.verification.gates[0]",
         "exactly one of",
