@@ -6,6 +6,7 @@ pub mod block;
 pub mod canonical;
 pub mod commit;
 pub mod grant;
+pub mod intent;
 pub mod publish;
 pub mod result;
 

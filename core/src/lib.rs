@@ -42,6 +42,8 @@ pub mod intake;
 
 pub mod contract;
 
+pub mod release;
+
 pub mod store;
 
 pub mod evidence;

@@ -20,7 +20,7 @@ use crate::position::Position;
 use crate::token::{ReleaseId, Token};
 
 /// What stands beside a committed offset.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Metadata {
     /// Who may answer live (`k`, `e`, `at`, `pr`).
     pub token: Token,
@@ -37,7 +37,7 @@ pub struct Metadata {
 }
 
 /// The part of a ledger that outlives its owner (D-W4).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct LedgerImage {
     /// Bit i, least significant first: offset + i is terminal (`d`).
     pub terminal: Vec<u8>,
@@ -50,7 +50,7 @@ pub struct LedgerImage {
 }
 
 /// A lane whose events are dead-lettered without being answered (D-L5).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Parked {
     /// Which.
     pub lane: LaneHash,
@@ -59,7 +59,7 @@ pub struct Parked {
 }
 
 /// The attempts of one event.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Attempted {
     /// Its position above the offset.
     pub delta: u64,
@@ -70,7 +70,7 @@ pub struct Attempted {
 }
 
 /// Whether the last owner left in order (D-B7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct CrashState {
     /// It did.
     pub clean: bool,
@@ -83,7 +83,7 @@ pub struct CrashState {
 }
 
 /// An event that may be what kills the pod (D-B7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Named {
     /// Its position above the offset.
     pub delta: u64,

@@ -10,7 +10,7 @@ use super::commit::{Fields, UnknownKeys, decimal, name_of, parts_of, put, seal, 
 use crate::token::{ReleaseId, Token};
 
 /// What stands in the registry beside a partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Grant {
     /// The release that owns everything no adoption tells about.
     pub root: ReleaseId,
@@ -21,7 +21,7 @@ pub struct Grant {
 }
 
 /// Progress of the first start (D-G12).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Seeding {
     /// `Live(1)` is being committed to partitions 0..n.
     Seeding(u32),
@@ -30,7 +30,7 @@ pub enum Seeding {
 }
 
 /// One grant, or one for each of two releases.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Grants {
     /// The first.
     pub first: Granted,
@@ -49,7 +49,7 @@ impl Grants {
 }
 
 /// What the owner in one release shall commit.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Granted {
     /// Whose owner.
     pub release: ReleaseId,

@@ -265,7 +265,7 @@ pub struct Notification {
 }
 
 /// One of `notifications[].on`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum NotifyOn {
     /// The candidate passed.
     Verified,
