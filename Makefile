@@ -57,6 +57,13 @@ SEEDS ?= 10000
 sim: ## many seeded runs of the core with faults, in virtual time; SEEDS=10000
 	cargo run -q -p millrace-sim -- --seeds $(SEEDS)
 
+# How large the worlds are: `full`, or `small` as in `make test`.
+MODEL ?= full
+
+.PHONY: model
+model: ## every order of steps of a hand-over, in larger worlds than in `make test`; MODEL=full
+	MODEL=$(MODEL) cargo test -p millrace-model -- --nocapture --test-threads=1
+
 # How long `make soak` kills; BROKER=embedded takes the embedded broker instead of a real Kafka
 # and kills it too; GUARANTEE=ExactlyOnce; SEED repeats a run.
 MINUTES ?= 5

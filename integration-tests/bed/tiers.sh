@@ -51,7 +51,7 @@ PYTHON
     echo "$(wc -l <"$binaries") test binaries"
 }
 
-tier_core() { run_tests millrace-core millrace-sim; }
+tier_core() { run_tests millrace-core millrace-sim millrace-model; }
 tier_broker() { run_tests millrace-broker; }
 tier_service() { run_tests millrace-service; }
 tier_connectors() { run_tests millrace-connectors; }

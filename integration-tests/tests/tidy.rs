@@ -37,6 +37,7 @@ const EDGES: &[(&str, &[&str], &[&str])] = &[
         &[],
     ),
     ("sim", &["core"], &[]),
+    ("model", &["core"], &[]),
     (
         "integration-tests",
         &[
@@ -206,6 +207,7 @@ fn core_and_sim_need_no_runtime_no_c_code_and_no_dice() {
             &["tokio", "rdkafka", "rand", "cc", "cmake"][..],
         ),
         ("millrace-sim", &["tokio", "rdkafka", "cc", "cmake"][..]),
+        ("millrace-model", &["tokio", "rdkafka", "cc", "cmake"][..]),
     ] {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args([
