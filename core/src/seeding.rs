@@ -3,7 +3,7 @@
 //! Invariant: a partition is seeded only if neither the registry nor the group knew of it, or if
 //! an earlier start died half-way; an expired or damaged token is never replaced from here (R9).
 
-use crate::contract::commit::{LedgerImage, Metadata};
+use crate::contract::commit::Metadata;
 use crate::contract::grant::{Grant, Seeding};
 use crate::intake::io::Committed;
 use crate::position::Position;
@@ -55,21 +55,14 @@ pub fn plan(found: &Found, release: &ReleaseId) -> Option<Seeds> {
 
 /// The commit that makes a partition live from this position on.
 pub fn live(position: Position, topic: Option<u32>) -> Committed {
-    let metadata = Metadata {
-        token: Token::Live {
-            epoch: 1,
-            from: position,
-            peer: None,
-        },
-        leader_epoch: None,
-        topic,
-        generation: 0,
-        member: None,
-        ledger: LedgerImage::default(),
+    let token = Token::Live {
+        epoch: 1,
+        from: position,
+        peer: None,
     };
     Committed {
         position,
-        metadata: metadata.encode(),
+        metadata: Metadata::of_outsider(token, topic).encode(),
     }
 }
 

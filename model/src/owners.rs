@@ -410,12 +410,8 @@ fn text(token: &Token, at: u8, terminal: u8) -> Arc<str> {
         }
     }
     let metadata = Metadata {
-        token: token.clone(),
-        leader_epoch: None,
-        topic: None,
-        generation: 0,
-        member: None,
         ledger,
+        ..Metadata::of_outsider(token.clone(), None)
     };
     metadata.encode().into()
 }

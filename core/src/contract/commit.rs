@@ -137,6 +137,19 @@ const KEYS: &[&str] = &[
 ];
 
 impl Metadata {
+    /// What somebody outside of the group writes, as the controller does: a token, and nothing
+    /// known above the offset.
+    pub fn of_outsider(token: Token, topic: Option<u32>) -> Self {
+        Self {
+            token,
+            leader_epoch: None,
+            topic,
+            generation: 0,
+            member: None,
+            ledger: LedgerImage::default(),
+        }
+    }
+
     /// The string to commit.
     ///
     /// # Panics

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_core::contract::commit::{LedgerImage, Metadata, UnknownKeys};
+use millrace_core::contract::commit::{Metadata, UnknownKeys};
 use millrace_core::position::{Partition, Position};
 use millrace_core::release::plan::{
     Action, Committed, Group, Members, Phase, Pods, Status, Verdict,
@@ -137,14 +137,7 @@ impl Cluster {
         partition: &Partition,
         token: Token,
     ) {
-        let metadata = Metadata {
-            token,
-            leader_epoch: None,
-            topic: None,
-            generation: 0,
-            member: None,
-            ledger: LedgerImage::default(),
-        };
+        let metadata = Metadata::of_outsider(token, None);
         self.commit(release, partition, Position::START, metadata);
     }
 

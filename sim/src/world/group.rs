@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_core::contract::commit::{LedgerImage, Metadata};
 use millrace_core::contract::grant::{Grant, Seeding};
 use millrace_core::intake::io::Committed;
 use millrace_core::position::Position;
-use millrace_core::token::{ReleaseId, Token};
+use millrace_core::seeding;
+use millrace_core::token::ReleaseId;
 
 use super::{ClientId, Happening, Who, World};
 use crate::random::Random;
@@ -86,22 +86,7 @@ impl Group {
         let settings = scenario.settings(0, millrace_core::rules::Rules::ALL);
         debug_assert_eq!(settings.names.release.as_str(), RELEASE);
         for slot in self.committed.iter_mut().take(self.seeds) {
-            let metadata = Metadata {
-                token: Token::Live {
-                    epoch: 1,
-                    from: Position::START,
-                    peer: None,
-                },
-                leader_epoch: None,
-                topic: Some(TOPIC_IDENTITY),
-                generation: 0,
-                member: None,
-                ledger: LedgerImage::default(),
-            };
-            slot.get_or_insert(Committed {
-                position: Position::START,
-                metadata: metadata.encode(),
-            });
+            slot.get_or_insert_with(|| seeding::live(Position::START, Some(TOPIC_IDENTITY)));
         }
         self.registry = registry(Seeding::Seeded(
             u32::try_from(self.seeds).expect("few partitions"),

@@ -135,6 +135,20 @@ pub struct Gate {
     pub dry_run: bool,
 }
 
+impl Gate {
+    /// A gate without bounds.
+    pub(crate) fn unbounded(source: GateSource, on_fail: OnFail) -> Self {
+        Self {
+            source,
+            min: None,
+            max: None,
+            max_delta: None,
+            on_fail,
+            dry_run: false,
+        }
+    }
+}
+
 /// What a [`Gate`] looks at.
 #[derive(Clone, PartialEq, Debug)]
 pub enum GateSource {

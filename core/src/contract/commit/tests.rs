@@ -71,14 +71,7 @@ fn e1_the_published_example_is_what_we_write_and_read() {
 #[test]
 fn e1_every_token_and_every_absence_has_its_form() {
     let check = |token: Token, expect: &str| {
-        let metadata = Metadata {
-            token,
-            leader_epoch: None,
-            topic: None,
-            generation: 0,
-            member: None,
-            ledger: LedgerImage::default(),
-        };
+        let metadata = Metadata::of_outsider(token, None);
         let text = metadata.encode();
         assert_eq!(text, resealed(expect));
         assert_eq!(Metadata::decode(&text, UnknownKeys::Refuse), Ok(metadata));

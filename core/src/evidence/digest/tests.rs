@@ -20,17 +20,13 @@ fn after(seconds: u64) -> Circumstances {
 }
 
 fn gated(gates: usize) -> Verification {
-    let gate = |i| Gate {
-        source: GateSource::Webhook {
+    let gate = |i| {
+        let source = GateSource::Webhook {
             name: format!("gate {i} {}", "x".repeat(200)),
             url: String::new(),
             timeout: Duration::ZERO,
-        },
-        min: None,
-        max: None,
-        max_delta: None,
-        on_fail: OnFail::Reject,
-        dry_run: false,
+        };
+        Gate::unbounded(source, OnFail::Reject)
     };
     Verification {
         gates: (0..gates).map(gate).collect(),

@@ -5,14 +5,7 @@ use crate::contract::block::CompareMode;
 use crate::evidence::tests::{evidence, verification as plain};
 
 fn gate(metric: &str, on_fail: OnFail) -> Gate {
-    Gate {
-        source: GateSource::Metric(metric.to_owned()),
-        min: None,
-        max: None,
-        max_delta: None,
-        on_fail,
-        dry_run: false,
-    }
+    Gate::unbounded(GateSource::Metric(metric.to_owned()), on_fail)
 }
 
 fn agreement(min: f64) -> Gate {

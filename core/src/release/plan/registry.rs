@@ -8,7 +8,7 @@
 use super::actions::{Action, Reason, Subject, Wait};
 use super::duties::Duties;
 use super::status::{Phase, Status};
-use crate::contract::commit::{LedgerImage, Metadata};
+use crate::contract::commit::Metadata;
 use crate::contract::grant::{Grant, Granted, Grants};
 use crate::position::{Partition, Position};
 use crate::token::{ReleaseId, Token};
@@ -201,14 +201,7 @@ impl Duties<'_> {
                 release,
                 partition: partition.clone(),
                 at: from,
-                metadata: Metadata {
-                    token,
-                    leader_epoch: None,
-                    topic: found.topic,
-                    generation: 0,
-                    member: None,
-                    ledger: LedgerImage::default(),
-                },
+                metadata: Metadata::of_outsider(token, found.topic),
             });
         }
     }

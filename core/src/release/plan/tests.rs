@@ -41,12 +41,9 @@ fn committed(token: Token) -> Committed {
     Committed {
         at: at(7),
         metadata: Some(Metadata {
-            token,
-            leader_epoch: None,
-            topic: None,
             generation: 3,
             member: Some(9),
-            ledger: LedgerImage::default(),
+            ..Metadata::of_outsider(token, None)
         }),
         lag: 0,
     }

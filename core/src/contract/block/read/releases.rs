@@ -114,14 +114,8 @@ fn gate(scope: &Scope<'_>) -> Gate {
 
 /// What decides when the document names no gates.
 fn usual_gates() -> Vec<Gate> {
-    let gate = |metric: &str, on_fail| Gate {
-        source: GateSource::Metric(metric.to_owned()),
-        min: None,
-        max: None,
-        max_delta: None,
-        on_fail,
-        dry_run: false,
-    };
+    let gate =
+        |metric: &str, on_fail| Gate::unbounded(GateSource::Metric(metric.to_owned()), on_fail);
     vec![
         Gate {
             min: Some(99.0),
