@@ -137,7 +137,7 @@ pub struct Gate {
 
 impl Gate {
     /// A gate without bounds.
-    pub(crate) fn unbounded(source: GateSource, on_fail: OnFail) -> Self {
+    pub(crate) fn without_bounds(source: GateSource, on_fail: OnFail) -> Self {
         Self {
             source,
             min: None,

@@ -26,7 +26,7 @@ fn gated(gates: usize) -> Verification {
             url: String::new(),
             timeout: Duration::ZERO,
         };
-        Gate::unbounded(source, OnFail::Reject)
+        Gate::without_bounds(source, OnFail::Reject)
     };
     Verification {
         gates: (0..gates).map(gate).collect(),

@@ -5,7 +5,7 @@ use crate::contract::block::CompareMode;
 use crate::evidence::tests::{evidence, verification as plain};
 
 fn gate(metric: &str, on_fail: OnFail) -> Gate {
-    Gate::unbounded(GateSource::Metric(metric.to_owned()), on_fail)
+    Gate::without_bounds(GateSource::Metric(metric.to_owned()), on_fail)
 }
 
 fn agreement(min: f64) -> Gate {
