@@ -60,6 +60,37 @@ pub struct Attempts {
     pub counted: u32,
     /// Epoch milliseconds of the first one; 0 before it.
     pub first_ms: i64,
+    /// The first one on this host's boot clock, in milliseconds, negative if it was before the
+    /// node started; `None` as long as this process has not tried.
+    pub first_boot_ms: Option<i64>,
+}
+
+impl Attempts {
+    /// An attempt begins. What a previous owner tried is as old as the two wall clocks say, but
+    /// never of the future; from now on the boot clock counts, which nobody sets.
+    pub fn begin(&mut self, now: Time) {
+        if self.first_ms == 0 {
+            self.first_ms = now.wall_ms;
+        }
+        self.first_boot_ms = Some(self.first_boot_ms(now));
+    }
+
+    /// Since the first attempt.
+    pub fn age(self, now: Time) -> Duration {
+        let age_ms = boot_ms(now).saturating_sub(self.first_boot_ms(now));
+        Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
+    }
+
+    fn first_boot_ms(self, now: Time) -> i64 {
+        self.first_boot_ms.unwrap_or_else(|| {
+            let age_ms = now.wall_ms.saturating_sub(self.first_ms).max(0);
+            boot_ms(now).saturating_sub(age_ms)
+        })
+    }
+}
+
+fn boot_ms(now: Time) -> i64 {
+    i64::try_from(now.boot.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// What happens to an event whose call failed.
@@ -132,8 +163,7 @@ fn transient(
     now: Time,
 ) -> Fate {
     let exhausted = settings.attempts_max > 0 && attempts.counted >= settings.attempts_max;
-    let age_ms = now.wall_ms.saturating_sub(attempts.first_ms).max(0);
-    let too_old = u128::from(age_ms.unsigned_abs()) >= settings.age_max.as_millis();
+    let too_old = attempts.age(now) >= settings.age_max;
     let reason = match (exhausted, failure.kind) {
         (true, FailureKind::Malformed) => Some(Reason::Permanent),
         (true, _) => Some(Reason::RetriesExhausted),
@@ -203,10 +233,16 @@ mod tests {
         wall_ms: 1_000_000,
     };
 
+    fn tried(at: Time) -> Attempts {
+        let mut attempts = Attempts::default();
+        attempts.begin(at);
+        attempts
+    }
+
     fn check(failure: &Failure, counted: u32, expect: &Fate, counted_after: u32) {
         let mut attempts = Attempts {
             counted,
-            first_ms: NOW.wall_ms,
+            ..tried(NOW)
         };
         let fate = decide(&settings(), failure, &mut attempts, 1.0, NOW);
         assert_eq!(
@@ -270,8 +306,8 @@ mod tests {
     #[test]
     fn the_age_counts_from_the_first_attempt_even_when_attempts_do_not() {
         let mut attempts = Attempts {
-            counted: 0,
             first_ms: NOW.wall_ms - 600_000,
+            ..Attempts::default()
         };
         let fate = decide(
             &settings(),
@@ -281,6 +317,34 @@ mod tests {
             NOW,
         );
         assert_eq!(fate, Fate::DeadLetter(Reason::MaxAge, Stage::App));
+    }
+
+    #[test]
+    fn f_18_the_age_of_own_attempts_ignores_jumps_of_the_wall_clock() {
+        let mut attempts = tried(NOW);
+        let later = NOW.plus(Duration::from_secs(7));
+        for wall_ms in [i64::MIN, 0, NOW.wall_ms + 86_400_000, i64::MAX] {
+            let jumped = Time { wall_ms, ..later };
+            attempts.begin(jumped);
+            assert_eq!(attempts.age(jumped), Duration::from_secs(7), "{wall_ms}");
+            assert_eq!(attempts.first_ms, NOW.wall_ms);
+        }
+    }
+
+    #[test]
+    fn f_18_an_attempt_of_a_previous_owner_in_the_future_ages_from_now_on() {
+        for (ahead_ms, age_s) in [(86_400_000, 0), (-60_000, 60), (-200_000, 200)] {
+            let mut attempts = Attempts {
+                counted: 1,
+                first_ms: NOW.wall_ms + ahead_ms,
+                first_boot_ms: None,
+            };
+            attempts.begin(NOW);
+            for seconds in [0, 30] {
+                let age = attempts.age(NOW.plus(Duration::from_secs(seconds)));
+                assert_eq!(age.as_secs(), age_s + seconds, "{ahead_ms}");
+            }
+        }
     }
 
     #[test]
@@ -300,10 +364,7 @@ mod tests {
             let fate = decide(
                 &settings,
                 &failure(Class::Transient),
-                &mut Attempts {
-                    counted: 0,
-                    first_ms: NOW.wall_ms,
-                },
+                &mut tried(NOW),
                 0.0,
                 NOW,
             );

@@ -37,6 +37,7 @@ use self::tenure::{Counters, EventRef, Place, Tenure, TenureId, Work};
 use crate::batcher::Size;
 use crate::breaker::Breaker;
 use crate::position::Partition;
+use crate::skew::Skew;
 use crate::time::Time;
 use crate::window::Window;
 
@@ -91,6 +92,7 @@ pub struct Intake {
     operator_paused: bool,
     drain: Option<Drain>,
     load: lag::Load,
+    skew: Skew,
     tally: state::Tally,
     next_wake: Option<Time>,
 }
@@ -160,6 +162,7 @@ impl Intake {
             operator_paused: false,
             drain: None,
             load: lag::Load::default(),
+            skew: Skew::default(),
             tally: state::Tally::default(),
             next_wake: None,
             settings,

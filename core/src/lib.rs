@@ -10,6 +10,8 @@ pub mod event;
 
 pub mod time;
 
+pub mod skew;
+
 pub mod limits;
 
 pub mod rules;

@@ -1,7 +1,8 @@
 //! Time as the machines see it: passed in, never read.
 //!
 //! Leases use `boot`, which all containers of a node share and which goes on during sleep
-//! (`CLOCK_BOOTTIME`). Ages that survive a restart use `wall`.
+//! (`CLOCK_BOOTTIME`). Ages that survive a restart begin with `wall`, which may be wrong, and then go
+//! on with `boot`.
 
 use std::time::Duration;
 

@@ -104,7 +104,7 @@ pub(crate) fn read(state: &State, now: Time, scrape: &mut Scrape<'_>) {
             lag(partition, &labels, now, scrape);
         }
     }
-    process(state, scrape);
+    process(state, now, scrape);
 }
 
 /// Absent, not 0, while the ends of the logs are not known (D-C4).
@@ -249,7 +249,7 @@ fn gauges(partition: &PartitionState, labels: &Labels<'_>, now_ms: i64, scrape: 
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
-fn process(state: &State, scrape: &mut Scrape<'_>) {
+fn process(state: &State, now: Time, scrape: &mut Scrape<'_>) {
     if let Some(replicas) = state.desired_replicas {
         let help = "Replicas that the backlog of these partitions wants.";
         scrape.gauge("millrace_desired_replicas", help, &[], f64::from(replicas));
@@ -257,6 +257,9 @@ fn process(state: &State, scrape: &mut Scrape<'_>) {
     let stalled = u32::try_from(state.stalled).unwrap_or(u32::MAX);
     let help = "Partitions with work whose watermark does not move.";
     scrape.gauge("millrace_stalled_partitions", help, &[], f64::from(stalled));
+    let help = "How far events of the last minute were stamped ahead of this host's wall clock.";
+    let lead = state.skew.lead(now).as_secs_f64();
+    scrape.gauge("millrace_clock_skew_seconds", help, &[], lead);
     let limit = f64::from(state.concurrency_limit);
     scrape.gauge(
         "millrace_app_concurrency_limit",

@@ -27,6 +27,7 @@ pub mod soak;
 pub mod tales;
 pub mod token_endpoint;
 pub mod wait;
+pub mod wall_clock;
 pub mod world;
 
 pub use app::{App, Asked, Out, Say};
@@ -37,4 +38,5 @@ pub use pushes::{Posted, post};
 pub use records::{Event, Record};
 pub use scenario::scenario;
 pub use wait::{patience, wait_until};
+pub use wall_clock::WallClock;
 pub use world::World;

@@ -19,6 +19,7 @@ use crate::pod::Pod;
 use crate::process::{Process, binary};
 use crate::records::{Cluster, Event, Record};
 use crate::wait::{look_for, wait_for, wait_until};
+use crate::wall_clock::WallClock;
 
 /// How long a world may take until every event is settled.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -41,6 +42,7 @@ pub struct World {
     lines: Vec<Place>,
     properties: Value,
     replicas: Vec<i32>,
+    clocks: Vec<(usize, WallClock)>,
 }
 
 /// Where a line can be.
@@ -82,6 +84,7 @@ impl World {
             lines: Vec::new(),
             properties: json!({}),
             replicas: Vec::new(),
+            clocks: Vec::new(),
         }
     }
 
@@ -103,6 +106,13 @@ impl World {
     #[must_use]
     pub fn pods(mut self, pods: usize) -> Self {
         self.pods = pods;
+        self
+    }
+
+    /// The input of this pod, counted from 0, has a wrong wall clock.
+    #[must_use]
+    pub fn clock_of_pod(mut self, number: usize, clock: WallClock) -> Self {
+        self.clocks.push((number, clock));
         self
     }
 
@@ -276,7 +286,14 @@ impl World {
             Some(_) => Ordering::None,
         };
         let pods: Vec<Pod> = (0..self.pods)
-            .map(|number| Pod::new(number, spec.clone(), folder.path()))
+            .map(|number| {
+                let pod = Pod::new(number, spec.clone(), folder.path());
+                let clock = self.clocks.iter().find(|(of, _)| *of == number);
+                match clock {
+                    Some((_, clock)) => pod.shift_clock(&clock.library(folder.path())),
+                    None => pod,
+                }
+            })
             .collect();
         if let Some(app) = &app {
             app.post_to(pods.iter().filter_map(|pod| pod.push).collect());

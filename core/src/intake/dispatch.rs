@@ -398,9 +398,7 @@ impl Intake {
                 .ledger
                 .get_mut(event.number)
                 .expect("a call is made of events in flight");
-            if work.attempts.first_ms == 0 {
-                work.attempts.first_ms = now.wall_ms;
-            }
+            work.attempts.begin(now);
             work.last_attempt_ms = now.wall_ms;
             if work.is_suspect() {
                 self.alone = Some(id);

@@ -243,15 +243,19 @@ impl Tenure {
     /// How far behind it is.
     pub(super) fn lag(&self) -> Option<Lag> {
         let records = self.lag_records()?;
-        let oldest = self.ledger.iter().next().map(|(.., w)| w.event.timestamp());
         let (_, since) = self.behind.since.filter(|_| records > 0).unzip();
         Some(Lag {
             records,
             since,
-            oldest_timestamp_ms: oldest
-                .filter(|timestamp| records > 0 && timestamp.kind != TimestampKind::None)
-                .map(|timestamp| timestamp.ms),
+            oldest_timestamp_ms: self.oldest_timestamp_ms().filter(|_| records > 0),
         })
+    }
+
+    /// Epoch milliseconds of the oldest event in flight; an event without a timestamp has no age.
+    pub(super) fn oldest_timestamp_ms(&self) -> Option<i64> {
+        let (.., work) = self.ledger.iter().next()?;
+        let timestamp = work.event.timestamp();
+        (timestamp.kind != TimestampKind::None).then_some(timestamp.ms)
     }
 
     /// Events of it that another replica could work on: not those that wait for their next

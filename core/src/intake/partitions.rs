@@ -223,6 +223,7 @@ impl Intake {
         if !tenure.is_live() {
             return;
         }
+        self.skew.observe(&fetched.events, now);
         for event in fetched.events {
             let position = event.position();
             if position < tenure.ledger.end() {
@@ -405,6 +406,7 @@ fn start(
                 let attempts = Attempts {
                     counted: attempted.attempts,
                     first_ms: attempted.first_attempt_s * 1000,
+                    first_boot_ms: None,
                 };
                 (own.position.plus(attempted.delta), attempts)
             })

@@ -11,6 +11,7 @@ use crate::breaker::Cause;
 use crate::contract::result::Reason;
 use crate::lanes::LaneHash;
 use crate::position::{Partition, Position};
+use crate::skew::Skew;
 use crate::time::Time;
 
 /// One snapshot of the machine.
@@ -56,6 +57,8 @@ pub struct State {
     pub desired_replicas: Option<u32>,
     /// Partitions that have work and do not move (D-H2).
     pub stalled: usize,
+    /// How far events were stamped ahead of this host's wall clock.
+    pub skew: Skew,
     /// A drain has ended everything.
     pub stopped: bool,
 }
@@ -83,7 +86,7 @@ pub struct PartitionState {
     pub watermark: Position,
     /// Behind the last event taken.
     pub end: Position,
-    /// Epoch milliseconds at which the oldest event in flight was created.
+    /// The timestamp of the oldest event in flight, if it has one.
     pub oldest_timestamp_ms: Option<i64>,
     /// How far behind the end of its log it is; `None` while that is not known.
     pub lag: Option<Lag>,
@@ -273,11 +276,7 @@ impl Intake {
                 committed: tenure.committed,
                 watermark: tenure.ledger.watermark(),
                 end: tenure.ledger.end(),
-                oldest_timestamp_ms: tenure
-                    .ledger
-                    .iter()
-                    .next()
-                    .map(|(.., w)| w.event.timestamp().ms),
+                oldest_timestamp_ms: tenure.oldest_timestamp_ms(),
                 lag: tenure.lag(),
                 hot_lane_share: tenure.lanes.hottest().0,
                 in_doubt: tenure.in_doubt,
@@ -331,6 +330,7 @@ impl Intake {
             revoke_drain: self.tally.revoke_drain.clone(),
             desired_replicas: self.desired_replicas(),
             stalled: self.stalled(),
+            skew: self.skew,
             stopped: self.drain.as_ref().is_some_and(|drain| drain.stopped),
         }
     }

@@ -7,6 +7,7 @@ mod answers;
 mod app_faults;
 mod batches;
 mod brokers;
+mod clocks;
 mod cloud_events;
 mod ends;
 mod failures;

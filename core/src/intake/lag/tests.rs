@@ -171,12 +171,16 @@ impl Bench {
 
     /// Events at these positions, each a second younger than the one before.
     fn fetch(&mut self, positions: std::ops::Range<i64>) {
+        self.fetch_stamped(positions, |position| Timestamp {
+            ms: WALL_MS - 100_000 + 1_000 * position,
+            kind: TimestampKind::Create,
+        });
+    }
+
+    fn fetch_stamped(&mut self, positions: std::ops::Range<i64>, stamp: impl Fn(i64) -> Timestamp) {
         let mut events = EventsBuilder::default();
         for position in positions {
-            let timestamp = Timestamp {
-                ms: WALL_MS - 100_000 + 1_000 * position,
-                kind: TimestampKind::Create,
-            };
+            let timestamp = stamp(position);
             let key = position.to_string();
             let no_headers = std::iter::empty::<(&[u8], Option<&[u8]>)>();
             let value = Some(&b"v"[..]);
@@ -264,6 +268,55 @@ fn lag_has_the_age_of_the_next_uncommitted_event_and_is_zero_when_caught_up() {
     bench.second(Some(51));
     let (records, age) = bench.lag().unwrap();
     assert!(records == 1 && age < 5, "{age}");
+}
+
+#[test]
+fn f_18_an_event_without_a_timestamp_has_no_age_but_that_of_its_wait() {
+    let mut bench = Bench::live();
+    // What stands in its place is a moment of 1970.
+    bench.fetch_stamped(0..1, |_| Timestamp {
+        ms: -1,
+        kind: TimestampKind::None,
+    });
+    bench.seconds(5, Some(1));
+    let state = bench.intake.state();
+    assert_eq!(state.partitions[0].oldest_timestamp_ms, None);
+    assert_eq!(bench.lag(), Some((1, 4)), "since its wait was first seen");
+}
+
+#[test]
+fn f_18_a_wall_clock_that_is_behind_is_told_and_makes_no_negative_age() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let mut bench = Bench::live();
+    let skew = |bench: &Bench| bench.intake.state().skew.lead(bench.now);
+    bench.fetch(0..1);
+    assert_eq!(skew(&bench), Duration::ZERO);
+    bench.answer();
+    bench.seconds(2, Some(1));
+    let tomorrow = bench.now.plus(DAY).wall_ms;
+    bench.fetch_stamped(1..2, |_| Timestamp {
+        ms: tomorrow,
+        kind: TimestampKind::Append,
+    });
+    assert_eq!(skew(&bench), DAY);
+    bench.seconds(3, Some(2));
+    assert_eq!(skew(&bench), DAY);
+    assert_eq!(bench.lag(), Some((1, 2)), "since its wait was first seen");
+}
+
+#[test]
+fn f_18_a_jump_of_the_wall_clock_makes_no_retry_too_old() {
+    let mut bench = Bench::live();
+    bench.fetch(0..1);
+    let call = bench.calls.pop().expect("the event is at the app");
+    // `retry.maxAge` is an hour.
+    bench.now.wall_ms += 86_400_000;
+    bench.second(Some(1));
+    let busy = crate::outcome::Failure::timeout();
+    bench.on(Input::Answered(vec![(call.id, Outcome::Failed(busy))]));
+    let record = bench.intake.record(&partition(), Position::START);
+    let record = record.expect("it is in flight");
+    assert_eq!((record.place, record.attempts), ("backoff", 1));
 }
 
 #[test]
