@@ -8,6 +8,7 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::intake::io::Committed;
@@ -145,6 +146,7 @@ pub struct KafkaSink {
 struct Transaction {
     begun: bool,
     given_up: Arc<AtomicBool>,
+    timeout: Duration,
 }
 
 /// The end of a transaction that is under way. Nothing may be appended until it is known.
@@ -174,9 +176,10 @@ impl KafkaSink {
             ends: Arc::clone(&ends),
             renewing: Renewing::of(settings),
         };
-        let transaction = producer.transactions.as_ref().map(|_| Transaction {
+        let transaction = producer.transactions.as_ref().map(|of| Transaction {
             begun: false,
             given_up: Arc::default(),
+            timeout: of.timeout,
         });
         let producer = settings::client_config(settings, Role::Producer(producer))?
             .create_with_context(context)
@@ -193,6 +196,7 @@ impl KafkaSink {
         Some(Calls {
             producer: Arc::clone(self.producer.as_ref()?),
             given_up: Arc::clone(&self.transaction.as_ref()?.given_up),
+            timeout: self.transaction.as_ref()?.timeout,
         })
     }
 

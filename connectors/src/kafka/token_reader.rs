@@ -149,6 +149,12 @@ impl Worker {
     fn answer(&mut self, asked: &BTreeMap<Partition, Tenure>) {
         let partitions: Vec<Partition> = asked.keys().cloned().collect();
         let read = self.read(&partitions);
+        if let Err(StoreError::Unavailable(_)) = &read {
+            // After nodes have died each client may know of one only that is gone, and each would
+            // cost a time-out to find that out: the next question goes through new ones.
+            self.admin = None;
+            self.groups.forget_all();
+        }
         if let Err(StoreError::Refused(message)) = &read {
             self.mailbox
                 .push_once(Happening::Misconfigured(message.clone()));

@@ -310,6 +310,12 @@ impl Groups {
         Ok(client)
     }
 
+    /// Closes all clients.
+    pub(super) fn forget_all(&self) {
+        let gone = std::mem::take(&mut *self.kept());
+        drop(gone);
+    }
+
     fn forget(&self, client: &Arc<Mutex<Client>>) {
         let gone: Vec<Kept> = self
             .kept()

@@ -1,7 +1,9 @@
 //! The transactional calls of a producer. They block, so they run on threads that may (D-E2).
 //!
-//! Invariant: a call that may go on is made again until it has ended one way or the other; only
-//! a producer that failed for good leaves an end unknown (R4c).
+//! Invariant: a call that may go on is made again until it has ended one way or the other. An end
+//! stays unknown (R4c) only if the producer failed for good, or got no answer for as long as the
+//! brokers keep a transaction: librdkafka may wait for ever for a coordinator that it has taken
+//! out of its list. In both cases a new producer settles it.
 
 use std::ffi::CString;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use millrace_core::position::{Partition, Position};
 use rdkafka::Offset;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::settings::{Compression, Error, ProducerSettings, Settings, TransactionSettings};
@@ -54,12 +57,14 @@ pub(super) struct Calls<C: ProducerContext + 'static> {
     pub(super) producer: Arc<ThreadedProducer<C>>,
     /// Nobody waits any more.
     pub(super) given_up: Arc<AtomicBool>,
+    /// `transaction.timeout.ms`: when it is over, the brokers abort what has not ended.
+    pub(super) timeout: Duration,
 }
 
 impl<C: ProducerContext + 'static> Calls<C> {
     /// Gets the producer its number, which fences a predecessor and ends what it left open.
     pub(super) fn init(&self) -> Result<(), String> {
-        self.patiently("init", || {
+        self.patiently("init", None, || {
             let init = self.producer.init_transactions(CALL_MAX);
             init.map_err(|error| called(&error))
         })
@@ -74,13 +79,19 @@ impl<C: ProducerContext + 'static> Calls<C> {
     }
 
     pub(super) fn end(&self, ending: &Ending) -> TransactionEnd {
+        let until = Some(Instant::now() + self.timeout);
         match ending {
-            Ending::Commit { group, offsets } => self.commit(group.as_bytes(), offsets),
-            Ending::Abort => self.abort("it was given up".to_owned()),
+            Ending::Commit { group, offsets } => self.commit(group.as_bytes(), offsets, until),
+            Ending::Abort => self.abort("it was given up".to_owned(), until),
         }
     }
 
-    fn commit(&self, group: &Bytes, offsets: &[(Partition, Committed)]) -> TransactionEnd {
+    fn commit(
+        &self,
+        group: &Bytes,
+        offsets: &[(Partition, Committed)],
+        until: Option<Instant>,
+    ) -> TransactionEnd {
         if !offsets.is_empty() {
             let list = rebalance::list(offsets.iter().map(|(partition, committed)| {
                 (partition, Offset::Offset(committed.position.offset()))
@@ -92,34 +103,34 @@ impl<C: ProducerContext + 'static> Calls<C> {
                     element.set_metadata(&committed.metadata);
                 }
             }
-            let sent = self.patiently("send_offsets", || {
+            let sent = self.patiently("send_offsets", until, || {
                 ffi::send_offsets(self.producer.client(), &list, group, CALL_MAX)
             });
             if let Err(error) = sent {
-                return self.failed(error);
+                return self.failed(error, until);
             }
         }
-        let committed = self.patiently("commit", || {
+        let committed = self.patiently("commit", until, || {
             let committed = self.producer.commit_transaction(CALL_MAX);
             committed.map_err(|error| called(&error))
         });
         match committed {
             Ok(()) => TransactionEnd::Committed,
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(error, until),
         }
     }
 
     /// A call failed so that the transaction cannot be committed any more, or worse.
-    fn failed(&self, error: ffi::TransactionError) -> TransactionEnd {
+    fn failed(&self, error: ffi::TransactionError, until: Option<Instant>) -> TransactionEnd {
         if error.aborts {
-            self.abort(error.message)
+            self.abort(error.message, until)
         } else {
             TransactionEnd::Unknown(error.message)
         }
     }
 
-    fn abort(&self, reason: String) -> TransactionEnd {
-        let aborted = self.patiently("abort", || {
+    fn abort(&self, reason: String, until: Option<Instant>) -> TransactionEnd {
+        let aborted = self.patiently("abort", until, || {
             let aborted = self.producer.abort_transaction(CALL_MAX);
             aborted.map_err(|error| called(&error))
         });
@@ -129,23 +140,36 @@ impl<C: ProducerContext + 'static> Calls<C> {
         }
     }
 
-    /// Makes a call again as long as it says that it may go on, and somebody waits.
     fn patiently(
         &self,
         what: &'static str,
+        until: Option<Instant>,
         call: impl Fn() -> Result<(), ffi::TransactionError>,
     ) -> Result<(), ffi::TransactionError> {
-        loop {
-            match call() {
-                Err(error) if error.retriable && !self.given_up.load(Ordering::Relaxed) => {
-                    debug!(call = what, %error, "a transactional call goes on");
-                    if error.code != rdkafka::error::RDKafkaErrorCode::OperationTimedOut {
-                        // It failed at once, and would again.
-                        std::thread::park_timeout(Duration::from_millis(20));
-                    }
+        let waits = || {
+            let late = until.is_some_and(|until| Instant::now() >= until);
+            !late && !self.given_up.load(Ordering::Relaxed)
+        };
+        patiently(what, waits, call)
+    }
+}
+
+/// Makes a call again as long as it says that it may go on, and somebody waits.
+fn patiently(
+    what: &'static str,
+    waits: impl Fn() -> bool,
+    mut call: impl FnMut() -> Result<(), ffi::TransactionError>,
+) -> Result<(), ffi::TransactionError> {
+    loop {
+        match call() {
+            Err(error) if error.retriable && waits() => {
+                debug!(call = what, %error, "a transactional call goes on");
+                if error.code != rdkafka::error::RDKafkaErrorCode::OperationTimedOut {
+                    // It failed at once, and would again.
+                    std::thread::park_timeout(Duration::from_millis(20));
                 }
-                ended => return ended,
             }
+            ended => return ended,
         }
     }
 }
@@ -237,10 +261,11 @@ impl<C: ProducerContext + 'static> Calls<C> {
         let list = rebalance::list(offsets.iter().map(|(partition, committed)| {
             (partition, Offset::Offset(committed.position.offset()))
         }));
-        let sent = self.patiently("send_offsets", || {
+        let until = Some(Instant::now() + self.timeout);
+        let sent = self.patiently("send_offsets", until, || {
             ffi::send_offsets(self.producer.client(), &list, group.as_bytes(), CALL_MAX)
         });
-        if let TransactionEnd::Unknown(reason) = self.abort("a probe".to_owned()) {
+        if let TransactionEnd::Unknown(reason) = self.abort("a probe".to_owned(), until) {
             warn!(%reason, "the fencing test left its transaction to the brokers");
         }
         match sent {
@@ -254,5 +279,51 @@ impl<C: ProducerContext + 'static> Calls<C> {
                 _ => Err(Unfenced::Unavailable(error.to_string())),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use rdkafka::error::RDKafkaErrorCode as Code;
+
+    use super::*;
+
+    fn failed(code: Code, retriable: bool) -> Result<(), ffi::TransactionError> {
+        Err(ffi::TransactionError {
+            code,
+            message: String::new(),
+            retriable,
+            aborts: false,
+        })
+    }
+
+    /// How often a call is made whose answers are these, while somebody waits for so many.
+    fn calls(answers: &[Result<(), ffi::TransactionError>], waited_for: usize) -> (usize, bool) {
+        let made = Cell::new(0);
+        let ended = patiently(
+            "test",
+            || made.get() < waited_for,
+            || {
+                made.set(made.get() + 1);
+                answers[made.get() - 1].clone()
+            },
+        );
+        (made.get(), ended.is_ok())
+    }
+
+    #[test]
+    fn r4c_a_call_goes_on_until_it_has_ended_or_nobody_waits_any_more() {
+        let late = || failed(Code::OperationTimedOut, true);
+        let busy = || failed(Code::ConcurrentTransactions, true);
+        let over = || failed(Code::Fenced, false);
+        assert_eq!(calls(&[late(), busy(), Ok(())], 9), (3, true));
+        assert_eq!(calls(&[late(), over(), Ok(())], 9), (2, false));
+        assert_eq!(
+            calls(&[late(), late(), late()], 2),
+            (2, false),
+            "a coordinator that never answers"
+        );
     }
 }
