@@ -93,7 +93,9 @@ pub trait Source: Send {
     /// Stops reading and completes the rebalance that asked for it.
     fn unassign(&mut self, partitions: Vec<Partition>);
     /// Moves a started partition; fetched records of it that were not handed over are dropped.
-    fn seek(&mut self, partition: Partition, position: Position);
+    /// With a leader's epoch, a log that holds less of it than up to the position is out of range
+    /// there (D-G10).
+    fn seek(&mut self, partition: Partition, position: Position, leader_epoch: Option<i32>);
     /// Hands over no more records of it. Short stops leave the queue unread, longer ones pause
     /// the fetching too (D-G1).
     fn pause(&mut self, partition: Partition);

@@ -63,6 +63,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 enum Item {
     Events {
+        leader_epoch: Option<i32>,
         events: Vec<Event>,
         bytes: usize,
     },
@@ -187,11 +188,21 @@ impl Mailbox {
     }
 
     /// Adds records of partitions; those that were given away meanwhile are dropped.
-    pub(crate) fn push_fetched(&self, fetched: Vec<(Partition, Vec<Event>)>) {
+    pub(crate) fn push_fetched(&self, fetched: Vec<Fetched>) {
         let mut inner = lock(&self.inner);
-        for (partition, events) in fetched {
+        for Fetched {
+            partition,
+            leader_epoch,
+            events,
+        } in fetched
+        {
             let bytes = events.iter().map(Event::bytes).sum();
-            inner.add(partition, Item::Events { events, bytes }, bytes);
+            let item = Item::Events {
+                leader_epoch,
+                events,
+                bytes,
+            };
+            inner.add(partition, item, bytes);
         }
         drop(inner);
         self.filled.notify_one();
@@ -372,6 +383,7 @@ impl Inner {
                 Some(Item::Events {
                     events,
                     bytes: more,
+                    ..
                 }) if !fetched.is_empty()
                     && (records + events.len() > FETCH_RECORDS_MAX
                         || bytes + more > FETCH_BYTES_MAX) =>
@@ -387,13 +399,18 @@ impl Inner {
             }
             match item {
                 Some(Item::Events {
+                    leader_epoch,
                     events,
                     bytes: more,
                 }) => {
                     lane.bytes -= more;
                     records += events.len();
                     bytes += more;
-                    fetched.push(Fetched { partition, events });
+                    fetched.push(Fetched {
+                        partition,
+                        leader_epoch,
+                        events,
+                    });
                 }
                 Some(Item::Behind(happening)) => return Some(*happening),
                 None => {}
@@ -426,6 +443,14 @@ mod tests {
         Partition::new("t", number)
     }
 
+    fn fetched(partition: Partition, events: Vec<Event>) -> Fetched {
+        Fetched {
+            partition,
+            leader_epoch: None,
+            events,
+        }
+    }
+
     fn mailbox(partitions: i32) -> Mailbox {
         let mailbox = Mailbox::default();
         for number in 0..partitions {
@@ -456,8 +481,8 @@ mod tests {
     fn d_c1_a_paused_partition_hands_over_nothing_and_loses_nothing() {
         let mailbox = mailbox(2);
         mailbox.push_fetched(vec![
-            (partition(0), events(0, 3)),
-            (partition(1), events(5, 2)),
+            fetched(partition(0), events(0, 3)),
+            fetched(partition(1), events(5, 2)),
         ]);
         mailbox.pause(partition(0));
         assert_eq!(taken(&mailbox), [(1, 5, 2)]);
@@ -469,13 +494,13 @@ mod tests {
     #[test]
     fn a_seek_drops_what_was_fetched_before_it_and_what_comes_until_it_is_done() {
         let mailbox = mailbox(1);
-        mailbox.push_fetched(vec![(partition(0), events(0, 3))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(0, 3))]);
         mailbox.seek(partition(0));
-        mailbox.push_fetched(vec![(partition(0), events(3, 3))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(3, 3))]);
         assert_eq!(taken(&mailbox), []);
         assert_eq!(wish(&mailbox, 0), Wish::Seek);
         mailbox.sought(&partition(0));
-        mailbox.push_fetched(vec![(partition(0), events(100, 1))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(100, 1))]);
         assert_eq!(taken(&mailbox), [(0, 100, 1)]);
     }
 
@@ -483,12 +508,12 @@ mod tests {
     fn r4b_a_lost_partition_hands_over_nothing_more() {
         let mailbox = mailbox(2);
         mailbox.push_fetched(vec![
-            (partition(0), events(0, 3)),
-            (partition(1), events(5, 2)),
+            fetched(partition(0), events(0, 3)),
+            fetched(partition(1), events(5, 2)),
         ]);
         mailbox.drop_lanes(&[partition(0)]);
         mailbox.push(Happening::Lost(vec![partition(0)]));
-        mailbox.push_fetched(vec![(partition(0), events(3, 3))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(3, 3))]);
         assert!(matches!(mailbox.take(), Some(Happening::Lost(_))));
         assert_eq!(taken(&mailbox), [(1, 5, 2)]);
         assert_eq!(taken(&mailbox), []);
@@ -517,9 +542,9 @@ mod tests {
         let mailbox = mailbox(3);
         let many = i64::try_from(FETCH_RECORDS_MAX).unwrap();
         mailbox.push_fetched(vec![
-            (partition(0), events(0, many)),
-            (partition(1), events(0, 1)),
-            (partition(2), events(0, 2)),
+            fetched(partition(0), events(0, many)),
+            fetched(partition(1), events(0, 1)),
+            fetched(partition(2), events(0, 2)),
         ]);
         assert_eq!(taken(&mailbox), [(0, 0, FETCH_RECORDS_MAX)]);
         assert_eq!(taken(&mailbox), [(1, 0, 1), (2, 0, 2)]);
@@ -528,7 +553,7 @@ mod tests {
     #[test]
     fn d_g10_out_of_range_comes_behind_the_records_before_it() {
         let mailbox = mailbox(1);
-        mailbox.push_fetched(vec![(partition(0), events(0, 3))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(0, 3))]);
         let out = Happening::OutOfRange {
             partition: partition(0),
             log_start: Position::new(9),
@@ -544,7 +569,7 @@ mod tests {
     fn a_full_partition_is_not_read_and_a_paused_one_takes_no_room_from_others() {
         let mailbox = mailbox(2);
         for from in 0..2 {
-            mailbox.push_fetched(vec![(partition(0), events(from, 1))]);
+            mailbox.push_fetched(vec![fetched(partition(0), events(from, 1))]);
         }
         assert_eq!(wish(&mailbox, 0), Wish::Full);
         assert_eq!(wish(&mailbox, 1), Wish::Read);
@@ -555,7 +580,7 @@ mod tests {
     #[test]
     fn r4c_nothing_is_handed_over_between_a_rejoin_and_its_end_but_control() {
         let mailbox = mailbox(1);
-        mailbox.push_fetched(vec![(partition(0), events(0, 3))]);
+        mailbox.push_fetched(vec![fetched(partition(0), events(0, 3))]);
         mailbox.rejoin();
         assert_eq!(taken(&mailbox), []);
         mailbox.rejoined();

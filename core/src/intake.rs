@@ -10,6 +10,8 @@
 //! Invariant: every event that was taken is accounted for (D-V1).
 
 mod answers;
+#[cfg(test)]
+mod bench;
 mod commits;
 mod dispatch;
 mod flow;

@@ -112,7 +112,11 @@ impl<S: Source, W: Watch> Driver<S, W> {
                     Effect::ReadTokens(partition) => self.source.read_tokens(partition),
                     Effect::Assign(starts) => self.source.assign(starts),
                     Effect::Unassign(partitions) => self.source.unassign(partitions),
-                    Effect::Seek(partition, position) => self.source.seek(partition, position),
+                    Effect::Seek {
+                        partition,
+                        position,
+                        leader_epoch,
+                    } => self.source.seek(partition, position, leader_epoch),
                     Effect::Pause(partition) => self.source.pause(partition),
                     Effect::Resume(partition) => self.source.resume(partition),
                     Effect::Commit(commit) => self.source.commit(commit),
@@ -254,7 +258,7 @@ fn report(fact: &Fact) {
             partition,
             from,
             to,
-        } => error!(%partition, %from, %to, "the log lost events before they were read"),
+        } => error!(%partition, %from, %to, "the log lost events"),
         Fact::Breaker {
             state,
             cause,

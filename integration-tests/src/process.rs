@@ -206,10 +206,16 @@ impl Drop for Process {
             drop(child.wait());
         }
         if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-            println!("--- {}\n{tail}", self.log.display());
+            print_tail(&self.log);
         }
     }
+}
+
+/// Prints the last lines of a log, for whoever reads of a failure.
+pub fn print_tail(log: &Path) {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+    println!("--- {}\n{tail}", log.display());
 }

@@ -426,7 +426,11 @@ impl World {
             }
             Effect::Assign(starts) => self.assign(who, starts),
             Effect::Unassign(partitions) => self.unassign(who, &partitions),
-            Effect::Seek(partition, position) => self.seek(who, &partition, position),
+            Effect::Seek {
+                partition,
+                position,
+                leader_epoch: _,
+            } => self.seek(who, &partition, position),
             Effect::Pause(partition) => self.pause(who, &partition, true),
             Effect::Resume(partition) => self.pause(who, &partition, false),
             Effect::Call(call) => {

@@ -268,7 +268,7 @@ pub(super) async fn pause_and_seek(bench: Bench) {
     );
 
     peer.events.clear();
-    peer.source.seek(partition(0), Position::new(1_990));
+    peer.source.seek(partition(0), Position::new(1_990), None);
     peer.until("the seek is done", |peer| {
         peer.positions(&partition(0)).len() >= 10
     })
@@ -278,8 +278,8 @@ pub(super) async fn pause_and_seek(bench: Bench) {
         (1_990..2_000).collect::<Vec<_>>()
     );
     peer.events.clear();
-    peer.source.seek(partition(0), Position::new(5));
-    peer.source.seek(partition(0), Position::new(1_000));
+    peer.source.seek(partition(0), Position::new(5), None);
+    peer.source.seek(partition(0), Position::new(1_000), None);
     peer.until("the last seek counts", |peer| {
         peer.positions(&partition(0)).len() >= 1_000
     })
@@ -320,7 +320,7 @@ pub(super) async fn out_of_range(bench: Bench) {
         peer.events.is_empty(),
         "no position is reset silently (D-G9)"
     );
-    peer.source.seek(partition.clone(), Position::new(3));
+    peer.source.seek(partition.clone(), Position::new(3), None);
     peer.until("the partition goes on", |peer| {
         peer.positions(&partition).len() >= 7
     })

@@ -15,6 +15,7 @@ use millrace_core::position::{Partition, Position};
 use tokio::sync::oneshot;
 
 use super::ends::{Ends, LogEnds};
+use super::partition::Target;
 use super::poll_thread::{self, Command};
 use super::session::Surroundings;
 use super::settings::{Error, GroupSettings, Settings};
@@ -99,9 +100,13 @@ impl Source for KafkaSource {
         self.command(Command::Unassign(partitions));
     }
 
-    fn seek(&mut self, partition: Partition, position: Position) {
+    fn seek(&mut self, partition: Partition, position: Position, leader_epoch: Option<i32>) {
         self.mailbox.seek(partition.clone());
-        self.command(Command::Seek(partition, position));
+        let target = Target {
+            position,
+            leader_epoch,
+        };
+        self.command(Command::Seek(partition, target));
     }
 
     fn pause(&mut self, partition: Partition) {

@@ -117,6 +117,41 @@ impl<'a> Iterator for Headers<'a> {
     }
 }
 
+/// Epoch of the leader that took a message; `None` from brokers that do not tell.
+pub(super) fn leader_epoch(message: &BorrowedMessage<'_>) -> Option<i32> {
+    // SAFETY: the message is alive while borrowed.
+    let epoch = unsafe { sys::rd_kafka_message_leader_epoch(message.ptr()) };
+    (epoch >= 0).then_some(epoch)
+}
+
+/// Moves the one partition of `list` in its assigned consumer. With an epoch, librdkafka asks the
+/// leader whether its log holds the epoch up to there, and reports `LogTruncation` if not.
+pub(super) fn seek<C: ClientContext>(
+    client: &Client<C>,
+    list: &TopicPartitionList,
+    leader_epoch: Option<i32>,
+    timeout: Duration,
+) -> Result<(), RDKafkaErrorCode> {
+    let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: client and list are alive while borrowed, and librdkafka writes only the errors of
+    // the list's elements; the error object is ours until destroyed.
+    unsafe {
+        if let (Some(epoch), 1..) = (leader_epoch, (*list.ptr()).cnt) {
+            sys::rd_kafka_topic_partition_set_leader_epoch((*list.ptr()).elems, epoch);
+        }
+        let failed = sys::rd_kafka_seek_partitions(client.native_ptr(), list.ptr(), timeout);
+        if !failed.is_null() {
+            let code = sys::rd_kafka_error_code(failed);
+            sys::rd_kafka_error_destroy(failed);
+            return Err(code.into());
+        }
+    }
+    entries(list)
+        .into_iter()
+        .find_map(|entry| entry.error)
+        .map_or(Ok(()), Err)
+}
+
 /// Who a consumer is in its group at this moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Identity {

@@ -32,6 +32,14 @@ pub(super) enum Drained {
     AtEnd,
 }
 
+/// Where a seek goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) position: Position,
+    /// librdkafka asks the leader whether the log holds this epoch up to the position.
+    pub(super) leader_epoch: Option<i32>,
+}
+
 /// A partition that is being read.
 pub(super) struct Reading<C: ConsumerContext + 'static> {
     queue: PartitionQueue<C>,
@@ -43,7 +51,9 @@ pub(super) struct Reading<C: ConsumerContext + 'static> {
     /// librdkafka was told to stop fetching.
     pub(super) fetch_paused: bool,
     /// A seek to do, and when it was last tried.
-    pub(super) seek: Option<(Position, Option<Instant>)>,
+    pub(super) seek: Option<(Target, Option<Instant>)>,
+    /// Epoch of the leader that took the last record handed over.
+    pub(super) leader_epoch: Option<i32>,
 }
 
 impl<C: ConsumerContext + 'static> Reading<C> {
@@ -61,6 +71,7 @@ impl<C: ConsumerContext + 'static> Reading<C> {
             broken: false,
             fetch_paused: false,
             seek: None,
+            leader_epoch: None,
         })
     }
 
@@ -127,6 +138,7 @@ impl<C: ConsumerContext + 'static> Reading<C> {
                 Some(Ok(message)) => {
                     if advance(&mut self.next, Position::new(message.offset())) {
                         copy(&message, into);
+                        self.leader_epoch = ffi::leader_epoch(&message);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {

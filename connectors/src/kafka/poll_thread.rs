@@ -12,6 +12,7 @@ use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
 use tokio::sync::oneshot;
 
+use super::partition::Target;
 use super::rebalance::{Client, MemberContext, SharedClient};
 use super::session::{Ending, Session, Surroundings};
 use super::settings::{self, Error, GroupSettings, Role, Settings};
@@ -25,7 +26,7 @@ const REMAKE: Duration = Duration::from_secs(1);
 pub(super) enum Command {
     Assign(Vec<(Partition, Position)>),
     Unassign(Vec<Partition>),
-    Seek(Partition, Position),
+    Seek(Partition, Target),
     Commit(Commit),
     ReadGroupMetadata(CommitId, Vec<Partition>),
     Rejoin,

@@ -229,6 +229,7 @@ fn fetch(
         if !events.is_empty() {
             fetched.push(Fetched {
                 partition: partition.clone(),
+                leader_epoch: reading.leader_epoch,
                 events,
             });
         }

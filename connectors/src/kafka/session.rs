@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use millrace_core::event::EventsBuilder;
-use millrace_core::intake::io::{CommitId, CommitOutcome, Membership};
+use millrace_core::intake::io::{CommitId, CommitOutcome, Fetched, Membership};
 use millrace_core::limits::{FETCH_BYTES_MAX, FETCH_RECORDS_MAX};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::ends::{Ends, Read};
-use super::partition::{Drained, Reading};
+use super::partition::{Drained, Reading, Target};
 use super::poll_thread::Command;
 use super::rebalance::{self, MemberContext, Seen, SharedClient};
 use super::token_reader::TokenReader;
@@ -140,7 +140,7 @@ impl<'a> Session<'a> {
             match self.around.commands.try_recv() {
                 Ok(Command::Assign(starts)) => self.assign(&starts),
                 Ok(Command::Unassign(partitions)) => self.let_go(&partitions),
-                Ok(Command::Seek(partition, position)) => self.seek(&partition, position),
+                Ok(Command::Seek(partition, target)) => self.seek(&partition, target),
                 Ok(Command::Commit(commit)) => self.commit(commit),
                 Ok(Command::ReadGroupMetadata(commit, partitions)) => {
                     self.read_group_metadata(commit, &partitions);
@@ -173,8 +173,11 @@ impl<'a> Session<'a> {
                     if reading.is_some_and(|reading| reading.accept(position)) {
                         let mut records = EventsBuilder::default();
                         super::partition::copy(&message, &mut records);
-                        let fetched = vec![(partition, records.finish())];
-                        self.around.mailbox.push_fetched(fetched);
+                        self.around.mailbox.push_fetched(vec![Fetched {
+                            partition,
+                            leader_epoch: ffi::leader_epoch(&message),
+                            events: records.finish(),
+                        }]);
                     }
                 }
                 Some(Err(_)) => {} // seen by the error callback
@@ -354,11 +357,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn seek(&mut self, partition: &Partition, position: Position) {
+    fn seek(&mut self, partition: &Partition, target: Target) {
         match self.readings.get_mut(partition) {
             Some(reading) => {
                 // A second seek replaces the first; both were counted.
-                if reading.seek.replace((position, None)).is_some() {
+                if reading.seek.replace((target, None)).is_some() {
                     self.around.mailbox.sought(partition);
                 }
             }
@@ -369,24 +372,24 @@ impl<'a> Session<'a> {
     /// Does what seeks are due. Whether one has to be tried again.
     fn seek_all(&mut self) -> bool {
         let now = Instant::now();
-        let due: Vec<(Partition, Position)> = self
+        let due: Vec<(Partition, Target)> = self
             .readings
             .iter()
             .filter_map(|(partition, reading)| {
-                let (position, tried) = reading.seek?;
+                let (target, tried) = reading.seek?;
                 let due = tried.is_none_or(|tried| now.duration_since(tried) >= RETRY);
-                due.then(|| (partition.clone(), position))
+                due.then(|| (partition.clone(), target))
             })
             .collect();
-        for (partition, position) in due {
+        for (partition, target) in due {
             let broken = self
                 .readings
                 .get(&partition)
                 .is_some_and(|reading| reading.broken);
             let done = if broken {
-                self.restart(&partition, position)
+                self.restart(&partition, target.position)
             } else {
-                self.seek_now(&partition, position)
+                self.seek_now(&partition, target)
             };
             // The restart may have lost it.
             let Some(reading) = self.readings.get_mut(&partition) else {
@@ -394,20 +397,21 @@ impl<'a> Session<'a> {
             };
             if done {
                 reading.seek = None;
-                reading.reset(position);
+                reading.reset(target.position);
                 self.around.mailbox.sought(&partition);
             } else {
-                reading.seek = Some((position, Some(now)));
+                reading.seek = Some((target, Some(now)));
             }
         }
         self.readings.values().any(|reading| reading.seek.is_some())
     }
 
-    fn seek_now(&self, partition: &Partition, position: Position) -> bool {
-        let sought = self.client.seek(
-            partition.topic(),
-            partition.number(),
-            Offset::Offset(position.offset()),
+    fn seek_now(&self, partition: &Partition, target: Target) -> bool {
+        let list = rebalance::list([(partition, Offset::Offset(target.position.offset()))]);
+        let sought = ffi::seek(
+            self.client.client(),
+            &list,
+            target.leader_epoch,
             SEEK_TIMEOUT,
         );
         if let Err(error) = &sought {
@@ -517,7 +521,7 @@ impl<'a> Session<'a> {
                 Drained::Enough => more = true,
                 Drained::Empty | Drained::AtEnd => {}
             }
-            shares.push((partition, records.len() - before));
+            shares.push((partition, reading.leader_epoch, records.len() - before));
         }
         // The first one is the last one next time.
         self.order.rotate_left(1);
@@ -525,8 +529,12 @@ impl<'a> Session<'a> {
         let mut events = records.finish().into_iter();
         let fetched = shares
             .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(|(partition, count)| (partition, events.by_ref().take(count).collect()))
+            .filter(|(_, _, count)| *count > 0)
+            .map(|(partition, leader_epoch, count)| Fetched {
+                partition,
+                leader_epoch,
+                events: events.by_ref().take(count).collect(),
+            })
             .collect();
         self.around.mailbox.push_fetched(fetched);
         more

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::event::{EventsBuilder, Timestamp, TimestampKind};
-use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, TokensRead};
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Fetched, TokensRead};
 use millrace_core::limits::FETCH_RECORDS_MAX;
 use millrace_core::position::{Partition, Position};
 
@@ -131,8 +131,11 @@ impl MemorySource {
             }
             if !events.is_empty() {
                 did = true;
-                self.mailbox
-                    .push_fetched(vec![(partition.clone(), events.finish())]);
+                self.mailbox.push_fetched(vec![Fetched {
+                    partition: partition.clone(),
+                    leader_epoch: None,
+                    events: events.finish(),
+                }]);
             }
         }
         did
@@ -208,7 +211,8 @@ impl Source for MemorySource {
         }
     }
 
-    fn seek(&mut self, partition: Partition, position: Position) {
+    // Its logs are never cut at their end.
+    fn seek(&mut self, partition: Partition, position: Position, _leader_epoch: Option<i32>) {
         self.mailbox.seek(partition.clone());
         self.mailbox.sought(&partition);
         if let Some(reading) = self.readings.get_mut(&partition) {

@@ -245,7 +245,7 @@ async fn d_g10_what_was_dropped_is_out_of_range() {
         } => assert_eq!((log_start.offset(), log_end.offset()), (3, 5)),
         other => panic!("{other:?}"),
     }
-    source.seek(partition(0), Position::new(3));
+    source.seek(partition(0), Position::new(3), None);
     assert_eq!(positions(&mut source).await, [(0, 3), (0, 4)]);
 }
 

@@ -99,6 +99,8 @@ pub enum Input {
 pub struct Fetched {
     /// Whose records.
     pub partition: Partition,
+    /// Epoch of the leader that took the last of these records, where the log tells.
+    pub leader_epoch: Option<i32>,
     /// In position order.
     pub events: Vec<Event>,
 }
@@ -215,7 +217,15 @@ pub enum Effect {
     /// Let go of these partitions; completes the rebalance (D-G4 e).
     Unassign(Vec<Partition>),
     /// Move a started partition.
-    Seek(Partition, Position),
+    Seek {
+        /// Which.
+        partition: Partition,
+        /// Where to read on.
+        position: Position,
+        /// The epoch of the leader that took the records before: what the log holds of it must
+        /// reach up to the position, else the position is out of range (D-G10).
+        leader_epoch: Option<i32>,
+    },
     /// Hand over no more events of this partition until `Resume` (D-C1).
     Pause(Partition),
     /// Go on handing over events.

@@ -27,6 +27,7 @@ struct Start {
     position: Position,
     token: Token,
     topic: Option<u32>,
+    leader_epoch: Option<i32>,
     terminal: Vec<u8>,
     attempts: Vec<(Position, Attempts)>,
     /// It was added to its topic after the starter seeded the group.
@@ -147,6 +148,7 @@ impl Intake {
                 }
                 tenure.ledger = Ledger::new(start.position, &start.terminal, self.settings.rules);
                 tenure.committed = start.position;
+                tenure.leader_epoch = start.leader_epoch;
                 tenure.inherit(start.attempts);
                 tenure.parked = start.parked;
                 tenure.crashes = PodCrashes::inherit(
@@ -224,6 +226,7 @@ impl Intake {
             return;
         }
         self.skew.observe(&fetched.events, now);
+        tenure.leader_epoch = fetched.leader_epoch.or(tenure.leader_epoch);
         for event in fetched.events {
             let position = event.position();
             if position < tenure.ledger.end() {
@@ -293,18 +296,32 @@ impl Intake {
             OnDataLoss::Earliest => log_start,
             OnDataLoss::Latest => log_end,
         };
-        let lost_until = if from < log_start { log_start } else { from };
-        tenure.counters.data_loss += lost_until.since(from);
+        // Gone at its beginning before we read it, or at its end after we did.
+        let cut = from >= log_start;
+        let lost = if cut {
+            from.min(log_end)..from
+        } else {
+            from..log_start
+        };
+        tenure.counters.data_loss += lost.end.since(lost.start);
         effects.push(Effect::Report(Fact::DataLoss {
             partition: partition.clone(),
-            from,
-            to: lost_until,
+            from: lost.start,
+            to: lost.end,
         }));
         if self.settings.on_data_loss == OnDataLoss::Stop || to < from {
             let staged = tenure.staged > 0;
+            let what = if cut {
+                format!(
+                    "the log was cut below position {from}, up to which it was read, as an unclean \
+                     leader election does"
+                )
+            } else {
+                format!("position {from} is not in the log any more")
+            };
             let reason = format!(
-                "data loss: position {from} is not in the log any more (it holds {log_start} to \
-                 {log_end}); set input.kafka.onDataLoss or move the group's position by hand"
+                "data loss: {what} (it holds {log_start} to {log_end}); set \
+                 input.kafka.onDataLoss or move the group's position by hand"
             );
             tenure.phase = Phase::DataLost {
                 reason: reason.clone(),
@@ -321,8 +338,13 @@ impl Intake {
             return;
         }
         tenure.ledger.skip_lost(to);
+        tenure.leader_epoch = None;
         tenure.since_commit += 1;
-        effects.push(Effect::Seek(partition.clone(), to));
+        effects.push(Effect::Seek {
+            partition: partition.clone(),
+            position: to,
+            leader_epoch: None,
+        });
     }
 
     /// An event is due for its next attempt: it goes back in front of its lane.
@@ -393,6 +415,7 @@ fn start(
         topic: read.topic_identity,
         crash: metadata.ledger.crash,
         log_end: read.log_end,
+        leader_epoch: metadata.leader_epoch,
         terminal: if remember {
             metadata.ledger.terminal
         } else {
@@ -456,6 +479,7 @@ fn granted(
                 peer: None,
             },
             topic: read.topic_identity,
+            leader_epoch: None,
             terminal: Vec::new(),
             attempts: Vec::new(),
             added: true,
@@ -494,3 +518,6 @@ impl EventRef {
             && ttl.is_some_and(|ttl| u128::from(age_ms) > ttl.as_millis())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,9 @@ pub(super) struct Tenure {
     pub(super) lease_generation: i32,
     /// The last acknowledged commit.
     pub(super) committed: Position,
+    /// Epoch of the leader that took the newest record read; a commit carries it, so that the next
+    /// owner notices if the log was cut meanwhile (D-G10).
+    pub(super) leader_epoch: Option<i32>,
     /// Terminal events since the last commit was cut.
     pub(super) since_commit: u64,
     pub(super) commit_failures: u32,
@@ -302,6 +305,7 @@ impl Tenure {
             lease: Lease::new(lease),
             lease_generation: -1,
             committed: Position::START,
+            leader_epoch: None,
             since_commit: 0,
             commit_failures: 0,
             in_doubt: false,
@@ -359,7 +363,7 @@ impl Tenure {
         let crash = clean.and_then(|clean| self.cut_crash_state(clean, position));
         let metadata = Metadata {
             token,
-            leader_epoch: None,
+            leader_epoch: self.leader_epoch,
             topic,
             generation,
             member,

@@ -379,6 +379,7 @@ impl World {
             let behind = log.records[from + count - 1].position.next();
             batches.push(Fetched {
                 partition: log.partition.clone(),
+                leader_epoch: None,
                 events,
             });
             let it = self.client(who, client).expect("it was just there");

@@ -114,8 +114,9 @@ fn gate(scope: &Scope<'_>) -> Gate {
 
 /// What decides when the document names no gates.
 fn usual_gates() -> Vec<Gate> {
-    let gate =
-        |metric: &str, on_fail| Gate::without_bounds(GateSource::Metric(metric.to_owned()), on_fail);
+    let gate = |metric: &str, on_fail| {
+        Gate::without_bounds(GateSource::Metric(metric.to_owned()), on_fail)
+    };
     vec![
         Gate {
             min: Some(99.0),
