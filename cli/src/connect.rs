@@ -17,6 +17,7 @@ use millrace_core::contract::block::{self, Block};
 use millrace_core::position::{Partition, Position};
 use millrace_service::config::{self, Environment};
 use millrace_service::secret;
+use millrace_service::time::clock;
 
 /// Where a broker is if nobody says so: `millrace broker` and `millrace dev` listen there.
 const USUAL: &str = "127.0.0.1:9092";
@@ -139,7 +140,7 @@ impl Document {
         let password = |secret: &block::Secret| {
             secret::read(secret, &self.environment).map(|text| text.expose().to_owned())
         };
-        Ok(Settings::of(connection, CLIENT_ID, password)?)
+        Ok(Settings::of(connection, CLIENT_ID, clock, password)?)
     }
 }
 

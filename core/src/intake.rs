@@ -39,6 +39,7 @@ use self::tenure::{Counters, EventRef, Place, Tenure, TenureId, Work};
 use crate::batcher::Size;
 use crate::breaker::Breaker;
 use crate::position::Partition;
+use crate::random::Random;
 use crate::skew::Skew;
 use crate::time::Time;
 use crate::window::Window;
@@ -350,21 +351,6 @@ impl Intake {
     fn next_call_id(&mut self) -> CallId {
         self.calls_made += 1;
         CallId(self.calls_made)
-    }
-}
-
-/// SplitMix64: jitter needs no more.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    /// In 0..1.
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

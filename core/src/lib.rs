@@ -14,6 +14,8 @@ pub mod skew;
 
 pub mod limits;
 
+mod random;
+
 pub mod rules;
 
 pub mod ledger;
@@ -37,6 +39,8 @@ pub mod scaling;
 pub mod identity;
 
 pub mod token;
+
+pub mod auth_token;
 
 pub mod seeding;
 

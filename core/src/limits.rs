@@ -160,3 +160,23 @@ pub const GUARD_PAUSES_MAX: u32 = 3;
 
 /// Time without samples after which the guard knows nothing of what was before (J9).
 pub const GUARD_SAMPLE_GAP_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of an auth token: brokers take half a megabyte of authentication, proxies in front of
+/// them far less.
+pub const AUTH_TOKEN_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of the answer of a token endpoint, which may hold more than the token.
+pub const TOKEN_ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// How long a token endpoint may take to answer, connecting included.
+pub const TOKEN_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Longest life of an auth token that is believed; a longer one ends then for us.
+pub const AUTH_TOKEN_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Bounds of the pause before a token endpoint is asked again after a failure (D-P2): it doubles
+/// from the first to the last, and each pause lies between its half and all of it.
+pub const AUTH_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Characters of what a token endpoint says about a refusal.
+pub const TOKEN_REFUSAL_CHARS_MAX: usize = 200;

@@ -183,6 +183,10 @@ pub async fn run(
             metrics::read(state, clock(), scrape);
         }
     });
+    if let Some(tokens) = kafka.auth_tokens.clone() {
+        let connection = input.connection.clone();
+        metrics.on_scrape(move |scrape| metrics::auth(&connection, tokens.left(), scrape));
+    }
     let calls = metrics::CallMetrics::new(&metrics);
     let bind = block.admin.bind;
     let listener = admin::bind(bind, block.admin.input_port.number).await?;
@@ -589,10 +593,11 @@ fn refuse_what_is_later(block: &Block) -> Result<(), Error> {
 
 fn connection(config: &Config, input: &KafkaInput) -> Result<kafka::Settings, Error> {
     let client_id = format!("millrace-{}", config.block.identity.as_str());
-    kafka::Settings::of(config.block.input_connection(), &client_id, |password| {
+    let password = |password: &Secret| {
         secret::read(password, &config.environment).map(|text| text.expose().to_owned())
-    })
-    .map_err(|error| Error::Connection(input.connection.clone(), error))
+    };
+    kafka::Settings::of(config.block.input_connection(), &client_id, clock, password)
+        .map_err(|error| Error::Connection(input.connection.clone(), error))
 }
 
 /// The secret of the input's connection.

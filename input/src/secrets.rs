@@ -1,9 +1,9 @@
 //! Follows the secret files of the connection while the input runs (C-3).
 //!
-//! A new password goes to the running clients. For new certificates or a new secret of the token
-//! endpoint the client is made anew: it leaves the group and joins it again.
+//! A new password goes to the running clients, a new secret of the token endpoint to whoever asks
+//! there. For new certificates the client is made anew: it leaves the group and joins it again.
 
-use millrace_connectors::kafka::{Renewal, Settings};
+use millrace_connectors::kafka::Settings;
 use millrace_core::contract::block::Secret;
 use millrace_core::intake::io::Operator;
 use millrace_service::config::Environment;
@@ -22,21 +22,17 @@ pub(crate) async fn follow(
 ) {
     let mut secrets = Watch::start(Watch::files(&secret), LOOK_EVERY);
     let mut files = Watch::start(kafka.tls.files(), LOOK_EVERY);
-    let renewed = || {
-        let text = secret::read_again(secret.as_ref(), &environment)?;
-        Some(kafka.renew(text.expose()))
-    };
     loop {
-        let reason = tokio::select! {
-            () = secrets.changed() => match renewed() {
-                Some(Renewal::Remake) => "the secret of the token endpoint has changed",
-                Some(Renewal::Live | Renewal::Nothing) | None => continue,
-            },
-            () = files.changed() => {
-                kafka.remake();
-                "the certificates of the connection have changed"
+        tokio::select! {
+            () = secrets.changed() => {
+                if let Some(text) = secret::read_again(secret.as_ref(), &environment) {
+                    kafka.renew(text.expose());
+                }
+                continue;
             }
-        };
+            () = files.changed() => kafka.remake(),
+        }
+        let reason = "the certificates of the connection have changed";
         info!("{reason}");
         let renew = Operator::Renew {
             reason: reason.to_owned(),

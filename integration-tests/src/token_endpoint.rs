@@ -13,7 +13,7 @@ use serde_json::json;
 
 /// Who may ask.
 pub const CLIENT: &str = "millrace";
-/// What it has to know.
+/// What it has to know, at first.
 pub const SECRET: &str = "the-client-secret";
 
 /// An endpoint that serves until the test ends.
@@ -27,6 +27,7 @@ pub struct TokenEndpoint {
 struct Shared {
     life: Duration,
     refuses: AtomicBool,
+    secret: Mutex<String>,
     given: AtomicUsize,
     refused: AtomicUsize,
     last: Mutex<String>,
@@ -40,6 +41,7 @@ impl TokenEndpoint {
         let shared = Arc::new(Shared {
             life,
             refuses: AtomicBool::new(false),
+            secret: Mutex::new(SECRET.to_owned()),
             given: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             last: Mutex::new(String::new()),
@@ -64,6 +66,11 @@ impl TokenEndpoint {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
     }
 
+    /// Whoever asks has to know another secret from now on.
+    pub fn change_secret(&self, secret: &str) {
+        secret.clone_into(&mut self.shared.secret.lock().expect("no holder panics"));
+    }
+
     /// Tokens that it has given.
     pub fn given(&self) -> usize {
         self.shared.given.load(Ordering::SeqCst)
@@ -85,7 +92,8 @@ impl Shared {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (head, body) = request(&mut stream)?;
         *self.last.lock().expect("no holder panics") = body;
-        let login = STANDARD.encode(format!("{CLIENT}:{SECRET}"));
+        let secret = self.secret.lock().expect("no holder panics").clone();
+        let login = STANDARD.encode(format!("{CLIENT}:{secret}"));
         let known = head.contains(&format!("Basic {login}"));
         let (status, body) = if known && !self.refuses.load(Ordering::SeqCst) {
             self.given.fetch_add(1, Ordering::SeqCst);

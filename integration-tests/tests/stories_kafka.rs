@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use millrace_integration_tests::broker::BrokerKind;
 use millrace_integration_tests::dice::Dice;
+use millrace_integration_tests::line::Line;
+use millrace_integration_tests::pod::Pod;
 use millrace_integration_tests::soak::{Plan, soak};
 use millrace_integration_tests::tales::outages::Outage;
 use millrace_integration_tests::tales::{logs, outages};
 use millrace_integration_tests::token_endpoint::{CLIENT, SECRET, TokenEndpoint};
+use millrace_integration_tests::world::Running;
 use millrace_integration_tests::{App, Event, World, acl, scenario, tales, wait_until};
 use serde_json::json;
 
@@ -307,18 +310,90 @@ fn a_short_soak_loses_nothing_and_keeps_the_order() {
 /// A world whose proxies show tokens of this endpoint; `None` without a Kafka.
 fn world_with_tokens(endpoint: &TokenEndpoint) -> Option<(World, tempfile::TempDir)> {
     let world = world()?;
+    Some(with_tokens(
+        world,
+        endpoint,
+        &variable("MILLRACE_TEST_KAFKA_TOKENS"),
+    ))
+}
+
+fn with_tokens(
+    world: World,
+    endpoint: &TokenEndpoint,
+    bootstrap: &str,
+) -> (World, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("secret");
     std::fs::write(&file, SECRET).expect("a secret");
     let connection = json!({
-        "bootstrap": [variable("MILLRACE_TEST_KAFKA_TOKENS")],
+        "bootstrap": [bootstrap],
         "tls": "Off",
         "sasl": {"mechanism": "OAuthBearer", "oauth": {
             "tokenUrl": endpoint.url(), "clientId": CLIENT, "clientSecret": {"file": file},
             "scope": "events",
         }},
     });
-    Some((world.set("connections.main.kafka", connection), folder))
+    (world.set("connections.main.kafka", connection), folder)
+}
+
+/// How long the tokens of both proxies still serve; `None` while one does not show it.
+fn tokens_left(pod: &Pod) -> Option<[f64; 2]> {
+    let left = |page: Option<(u16, String)>| {
+        let (_, page) = page?;
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("millrace_auth_token_expiry_seconds{"))?;
+        assert!(line.contains("connection=\"main\""), "{line}");
+        line.rsplit_once(' ')?.1.parse().ok()
+    };
+    let left = [
+        left(pod.ask_input("/metrics"))?,
+        left(pod.ask_output("/metrics"))?,
+    ];
+    assert!(left.iter().all(|left: &f64| *left >= 0.0), "{left:?}");
+    Some(left)
+}
+
+/// Waits until no proxy has a token, and each says that it is misconfigured, and runs.
+fn nobody_has_a_token(world: &mut Running) {
+    let pod = &world.pods[0];
+    let full = TOKEN_LIFE.as_secs_f64();
+    let falls = |part: f64| {
+        wait_until("the life of the tokens falls", || {
+            tokens_left(pod).is_some_and(|left| left.iter().all(|left| *left <= full * part))
+        });
+    };
+    // Below what a renewal leaves, then nothing.
+    falls(0.15);
+    falls(0.0);
+    for ask in [Pod::ask_input, Pod::ask_output] {
+        wait_until("the proxy says that it has no token", || {
+            ask(pod, "/readyz").is_some_and(|(code, body)| {
+                // Once ready, a restart would not help: degraded.
+                code == 200
+                    && body.contains("degraded")
+                    && body.contains("no SASL OAUTHBEARER token")
+            })
+        });
+    }
+    world
+        .input()
+        .says_all(&["the input cannot work until this is changed"]);
+    assert!(world.input().runs() && world.output().runs());
+}
+
+/// Waits until both proxies have tokens again, and say that all is well.
+fn everybody_has_a_token(world: &Running) {
+    let pod = &world.pods[0];
+    wait_until("both have a token again", || {
+        tokens_left(pod).is_some_and(|left| left.iter().all(|left| *left > 0.0))
+    });
+    for ask in [Pod::ask_input, Pod::ask_output] {
+        wait_until("the proxy is ready again", || {
+            ask(pod, "/readyz")
+                .is_some_and(|(code, body)| code == 200 && !body.contains("degraded"))
+        });
+    }
 }
 
 /// Brokers ask again every four seconds, tokens live for eight.
@@ -357,8 +432,10 @@ fn d_p2_without_a_token_a_block_waits_and_goes_on_with_the_first_one() {
     };
     let mut world = world.app(App::doubler()).start();
     world.output().says_all(&["OAUTHBEARER", "unknown client"]);
-    let (code, body) = world.pods[0].ask_output("/readyz").expect("it answers");
-    assert!(code != 200 && body.contains("OAUTHBEARER"), "{code} {body}");
+    wait_until("the output is not ready, and says why", || {
+        let asked = world.pods[0].ask_output("/readyz");
+        asked.is_some_and(|(code, body)| code != 200 && body.contains("OAUTHBEARER"))
+    });
     assert!(world.input().runs() && world.output().runs());
     endpoint.refuse(false);
     world.send_numbers(200, 20);
@@ -387,12 +464,76 @@ fn f_17_a_token_endpoint_that_is_away_beyond_the_life_of_its_tokens_loses_nothin
     wait_until("nobody has a good token any more", || {
         endpoint.refused() >= refused + 6
     });
+    nobody_has_a_token(&mut world);
     endpoint.refuse(false);
     let stored = world.results_count();
     world.has_results(stored + 300);
+    everybody_has_a_token(&world);
     load.stop();
     world.assert_nothing_lost();
     assert!(world.dead_letters().is_empty());
+    assert!(world.input().runs() && world.output().runs());
+}
+
+#[test]
+fn f_17_a_client_secret_that_is_changed_after_the_tokens_ended_heals_without_a_restart() {
+    scenario(
+        "F-17",
+        &["D-P2", "C-3"],
+        "the endpoint wants another secret; tokens end; a new secret file brings the next one",
+    );
+    let endpoint = TokenEndpoint::start(TOKEN_LIFE);
+    let Some((world, folder)) = world_with_tokens(&endpoint) else {
+        return;
+    };
+    let mut world = world.app(App::doubler()).start();
+    let load = world.load(100, 20);
+    world.has_results(50);
+    endpoint.change_secret("the-next-secret");
+    nobody_has_a_token(&mut world);
+    std::fs::write(folder.path().join("secret"), "the-next-secret").expect("a secret");
+    everybody_has_a_token(&world);
+    let stored = world.results_count();
+    world.has_results(stored + 100);
+    load.stop();
+    world.assert_nothing_lost();
+    for log in [world.input().log(), world.output().log()] {
+        assert!(
+            log.contains("the secret of the token endpoint has changed"),
+            "{log}"
+        );
+        assert!(
+            !log.contains("panicked") && !log.contains("the-next-secret"),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn f_17_tokens_are_renewed_while_brokers_are_away_beyond_their_life() {
+    scenario(
+        "F-17",
+        &["D-P2"],
+        "brokers are cut off for longer than a token lives; clients come back with a later one",
+    );
+    let endpoint = TokenEndpoint::start(TOKEN_LIFE);
+    let Some(world) = world() else { return };
+    let line = Line::to_kafka(&variable("MILLRACE_TEST_KAFKA_TOKENS"));
+    let (world, _folder) = with_tokens(world, &endpoint, &line.address());
+    let mut world = world.app(App::doubler()).start();
+    let load = world.load(100, 20);
+    world.has_results(50);
+    line.cut();
+    let given = endpoint.given();
+    wait_until("both proxies have had two more tokens", || {
+        endpoint.given() >= given + 4
+    });
+    line.mend();
+    let stored = world.results_count();
+    world.has_results(stored + 100);
+    load.stop();
+    world.assert_nothing_lost();
+    assert_eq!(endpoint.refused(), 0);
     assert!(world.input().runs() && world.output().runs());
 }
 

@@ -61,6 +61,9 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("rdkafka", &["connectors", "cli"]),
     ("rdkafka-sys", &["connectors"]),
     ("openssl-sys", &["connectors"]),
+    // Token endpoints are asked by who knows the clients that want the tokens (decision 0012).
+    ("native-tls", &["connectors"]),
+    ("tokio-native-tls", &["connectors"]),
     ("kafka-protocol", &["broker"]),
     ("config", &["service"]),
     ("prometheus", &["service"]),

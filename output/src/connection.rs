@@ -4,6 +4,7 @@ use millrace_connectors::kafka;
 use millrace_core::contract::block::{self, Block, KafkaOutput, OutputSink};
 use millrace_service::config;
 use millrace_service::secret;
+use millrace_service::time::clock;
 
 /// Why a block cannot be published by this version, or with this environment.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +39,14 @@ pub(crate) fn broker(block: &Block, variables: &config::Environment) -> Result<B
         return Err(Error::EventHubs);
     };
     let name = output.connection.clone();
-    let settings = kafka::Settings::of(block.output_connection(), CLIENT_ID, |password| {
+    let password = |password: &block::Secret| {
         secret::read(password, variables).map(|text| text.expose().to_owned())
-    })
-    .map_err(|source| Error::Connection {
-        connection: name.clone(),
-        source,
-    })?;
+    };
+    let settings = kafka::Settings::of(block.output_connection(), CLIENT_ID, clock, password)
+        .map_err(|source| Error::Connection {
+            connection: name.clone(),
+            source,
+        })?;
     let producer = kafka::ProducerSettings {
         compression: match output.compression {
             block::Compression::None => kafka::Compression::None,

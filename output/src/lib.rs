@@ -142,6 +142,9 @@ pub async fn run(
     let metrics = Metrics::new(block.identity.name(), &environment.release, "output");
     let snapshot = metrics::Snapshot::default();
     snapshot.show_on(&metrics, &broker.output.dead_letter);
+    if let Some(tokens) = broker.settings.auth_tokens.clone() {
+        metrics::show_auth(&metrics, &broker.name, tokens);
+    }
     let ports = admin::Admin {
         access: Access {
             bind: block.admin.bind,
@@ -218,7 +221,8 @@ pub async fn run(
         let make = || KafkaSink::new(&broker.settings, &producer);
         let mut publisher =
             publisher::Publisher::new(store, make, health.clone(), snapshot, remake)
-                .map_err(client)?;
+                .map_err(client)?
+                .with_tokens(broker.settings.auth_tokens.clone());
         tokio::select! {
             () = publisher.prepare() => {}
             () = shutdown.requested() => return Ok(()),

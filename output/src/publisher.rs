@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_connectors::kafka::{self, EndOfTransaction, Ending, KafkaSink, TransactionEnd};
+use millrace_connectors::kafka::{
+    self, AuthTokens, EndOfTransaction, Ending, KafkaSink, TransactionEnd,
+};
 use millrace_connectors::{AppendClass, Delivery, Record, Sink};
 use millrace_core::contract::publish::{Fault, StoreClass};
 use millrace_core::intake::io::Committed;
@@ -54,6 +56,10 @@ pub(crate) struct Publisher<M> {
     waiting: HashMap<PushId, oneshot::Sender<PushAnswer>>,
     /// The last failure, while nothing has been stored since.
     trouble: Option<String>,
+    /// Shows brokers who we are, if an endpoint says so.
+    auth_tokens: Option<AuthTokens>,
+    /// Health says that there is no token.
+    unauthenticated: bool,
 }
 
 /// What woke the loop.
@@ -91,7 +97,17 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
             deliveries: Vec::new(),
             waiting: HashMap::new(),
             trouble: None,
+            auth_tokens: None,
+            unauthenticated: false,
         })
+    }
+
+    /// The same, over a connection that shows tokens.
+    pub(crate) fn with_tokens(self, auth_tokens: Option<AuthTokens>) -> Self {
+        Self {
+            auth_tokens,
+            ..self
+        }
     }
 
     /// Makes the producer ready to be used: a transactional one waits for the brokers.
@@ -155,6 +171,7 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
                 Woken::Outdated => self.renewing = true,
                 Woken::Heartbeat => {
                     self.health.progressed();
+                    self.look_at_tokens();
                     self.snapshot.renew(self.store.counters());
                 }
             }
@@ -308,10 +325,34 @@ impl<M: Fn() -> Result<KafkaSink, kafka::Error>> Publisher<M> {
             }
             (None, Some(_)) if stored => {
                 info!("results are stored again");
-                self.health.set(Readiness::Ready);
                 self.trouble = None;
+                if !self.unauthenticated {
+                    self.health.set(Readiness::Ready);
+                }
             }
             _ => {}
+        }
+    }
+
+    /// Without a token the brokers let nobody in, sooner or later (D-P2); said before a result has
+    /// to fail.
+    fn look_at_tokens(&mut self) {
+        let missing = self.auth_tokens.as_ref().and_then(AuthTokens::missing);
+        match missing {
+            Some(reason) => {
+                self.unauthenticated = true;
+                self.health.set(Readiness::Degraded(reason));
+            }
+            None if self.unauthenticated => {
+                self.unauthenticated = false;
+                self.health.set(match &self.trouble {
+                    None => Readiness::Ready,
+                    Some(failure) => {
+                        Readiness::Degraded(format!("results cannot be stored: {failure}"))
+                    }
+                });
+            }
+            None => {}
         }
     }
 

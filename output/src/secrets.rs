@@ -1,11 +1,12 @@
 //! Follows the secret files of the connection while the output runs (C-3).
 //!
-//! A new password goes to the running clients. For new certificates or a new secret of the token
-//! endpoint the publisher makes a new producer as soon as the old one holds nothing.
+//! A new password goes to the running clients, a new secret of the token endpoint to whoever asks
+//! there. For new certificates the publisher makes a new producer as soon as the old one holds
+//! nothing.
 
 use std::sync::Arc;
 
-use millrace_connectors::kafka::{Renewal, Settings};
+use millrace_connectors::kafka::Settings;
 use millrace_core::contract::block::{Block, Connection, Secret};
 use millrace_service::config::Environment;
 use millrace_service::secret::{self, LOOK_EVERY, Watch};
@@ -29,21 +30,18 @@ pub(crate) async fn follow(
 ) {
     let mut secrets = Watch::start(Watch::files(&secret), LOOK_EVERY);
     let mut files = Watch::start(kafka.tls.files(), LOOK_EVERY);
-    let renewed = || {
-        let text = secret::read_again(secret.as_ref(), &environment)?;
-        Some(kafka.renew(text.expose()))
-    };
     loop {
         tokio::select! {
-            () = secrets.changed() => match renewed() {
-                Some(Renewal::Remake) => info!("the secret of the token endpoint has changed"),
-                Some(Renewal::Live | Renewal::Nothing) | None => continue,
-            },
+            () = secrets.changed() => {
+                if let Some(text) = secret::read_again(secret.as_ref(), &environment) {
+                    kafka.renew(text.expose());
+                }
+            }
             () = files.changed() => {
                 kafka.remake();
                 info!("the certificates of the connection have changed");
+                remake.notify_one();
             }
         }
-        remake.notify_one();
     }
 }

@@ -20,6 +20,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
+use super::auth_tokens::Registration;
 use super::rebalance::QuietContext;
 use super::secrets::Renewing;
 use super::settings::{self, Error, Role, Settings};
@@ -74,9 +75,12 @@ struct Kept {
 struct Inner {
     made_at: u64,
     renewing: [Renewing; 2],
-    client: AdminClient<QuietContext>,
+    settings: Settings,
+    /// Before the clients, which end here then.
+    _registrations: [Registration; 2],
+    client: Arc<AdminClient<QuietContext>>,
     /// A consumer's metadata requests never create topics.
-    reader: BaseConsumer<AskingContext>,
+    reader: Arc<BaseConsumer<AskingContext>>,
 }
 
 /// Remembers why brokers do not let us in: answers only say that none came.
@@ -288,6 +292,10 @@ impl Admin {
         &self,
         question: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if let Some(reason) = self.kept.settings.missing_token() {
+            // It would wait for an answer that cannot come. Whoever asks again finds out.
+            return Err(StoreError::Refused(reason));
+        }
         let inner = self.inner();
         tokio::task::spawn_blocking(move || question(&inner))
             .await
@@ -299,15 +307,18 @@ impl Inner {
     fn connect(settings: &Settings) -> Result<Self, Error> {
         let made_at = settings.remakes();
         let renewing = [Renewing::of(settings), Renewing::of(settings)];
-        let client = settings::client_config(settings, Role::Admin)?
+        let client: AdminClient<_> = settings::client_config(settings, Role::Admin)?
             .create_with_context(QuietContext)
             .map_err(|error| Error::Client(error.to_string()))?;
-        let reader = settings::client_config(settings, Role::Outsider(None))?
+        let reader: BaseConsumer<_> = settings::client_config(settings, Role::Outsider(None))?
             .create_with_context(AskingContext::default())
             .map_err(|error| Error::Client(error.to_string()))?;
+        let (client, reader) = (Arc::new(client), Arc::new(reader));
         Ok(Self {
             made_at,
             renewing,
+            settings: settings.clone(),
+            _registrations: [settings.register(&client), settings.register(&reader)],
             client,
             reader,
         })
@@ -334,6 +345,9 @@ impl Inner {
     fn why(&self, error: StoreError) -> StoreError {
         if !matches!(error, StoreError::Unavailable(_)) {
             return error;
+        }
+        if let Some(reason) = self.settings.missing_token() {
+            return StoreError::Refused(reason);
         }
         let refusal = || {
             self.reader

@@ -44,8 +44,8 @@ pub(super) fn commit_outcome(code: Option<Code>) -> CommitOutcome {
     }
 }
 
-/// Whether nothing works until somebody changes something.
-pub(super) fn misconfigured(code: Code) -> bool {
+/// Whether brokers end the connection because of who we are.
+pub(super) fn not_let_in(code: Code) -> bool {
     matches!(
         code,
         Code::Authentication
@@ -53,22 +53,30 @@ pub(super) fn misconfigured(code: Code) -> bool {
             | Code::UnsupportedSASLMechanism
             | Code::IllegalSASLState
             | Code::SSL
-            | Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition
-            | Code::InvalidTopic
-            | Code::PolicyViolation
-            | Code::InconsistentGroupProtocol
-            | Code::InvalidSessionTimeout
-            | Code::GroupMaxSizeReached
-            | Code::UnsupportedCompressionType
-            | Code::UnsupportedForMessageFormat
-            | Code::InvalidRequiredAcks
     )
+}
+
+/// Whether nothing works until somebody changes something.
+pub(super) fn misconfigured(code: Code) -> bool {
+    not_let_in(code)
+        || matches!(
+            code,
+            Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::InvalidTopic
+                | Code::PolicyViolation
+                | Code::InconsistentGroupProtocol
+                | Code::InvalidSessionTimeout
+                | Code::GroupMaxSizeReached
+                | Code::UnsupportedCompressionType
+                | Code::UnsupportedForMessageFormat
+                | Code::InvalidRequiredAcks
+        )
 }
 
 /// Why a record was not appended (D-O4).

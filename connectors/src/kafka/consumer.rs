@@ -51,6 +51,8 @@ impl KafkaSource {
             ends: ends.clone(),
             silence_max: silence_max(&settings),
             unreachable: Cell::new(false),
+            settings: settings.clone(),
+            unauthenticated: Cell::new(false),
         };
         poll_thread::start(settings, group, around)?;
         Ok(Self {

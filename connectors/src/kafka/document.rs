@@ -1,9 +1,13 @@
 //! From a connection of the block document to what a client is made of.
 
+use std::ffi::CString;
+
 use millrace_core::contract::block::{self, Connection};
 
-use super::secrets::{Password, Remakes};
+use super::auth_tokens::{AuthTokens, Clock};
+use super::secrets::Remakes;
 use super::settings::{Mechanism, Sasl, Settings, Tls};
+use super::token_endpoint::{Roots, TokenEndpoint};
 
 /// A connection of the document cannot be used by this version, or not from here.
 #[derive(Debug, thiserror::Error)]
@@ -25,16 +29,24 @@ pub enum DocumentError {
     /// Who are we?
     #[error("sasl needs username and password, or oauth with mechanism OAuthBearer")]
     Credentials,
+    /// Nobody can be asked there.
+    #[error("sasl.oauth.tokenUrl is no http or https URL with a host")]
+    TokenUrl,
+    /// What brokers are told beside the token.
+    #[error("the property sasl.oauthbearer.extensions is not NAME=VALUE[,NAME=VALUE]")]
+    Extensions,
     /// The password cannot be read.
     #[error("the password cannot be read")]
     Password(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Settings {
-    /// What the document says about a connection. Its secret is read by `password`.
+    /// What the document says about a connection. Its secret is read by `password`; auth tokens
+    /// live by `clock`.
     pub fn of<E>(
         connection: &Connection,
         client_id: &str,
+        clock: Clock,
         password: impl FnOnce(&block::Secret) -> Result<String, E>,
     ) -> Result<Self, DocumentError>
     where
@@ -45,14 +57,12 @@ impl Settings {
             Connection::Embedded(_) => return Err(DocumentError::Embedded),
             Connection::EventHubs(_) => return Err(DocumentError::EventHubs),
         };
-        let (mut sasl, mut oauth_secret) = (None, None);
-        let mut properties: Vec<(String, String)> = kafka.properties.clone().into_iter().collect();
+        let (mut sasl, mut auth_tokens) = (None, None);
+        let properties: Vec<(String, String)> = kafka.properties.clone().into_iter().collect();
         match &kafka.sasl {
             None => {}
             Some(block) if block.mechanism == block::Mechanism::OAuthBearer => {
-                let (token, secret) = tokens(block, password)?;
-                properties.extend(token);
-                oauth_secret = Some(secret);
+                auth_tokens = Some(tokens(block, &properties, clock, password)?);
             }
             Some(block) => sasl = Some(credentials(block, password)?),
         }
@@ -68,18 +78,20 @@ impl Settings {
                 },
             },
             sasl,
-            oauth_secret,
+            auth_tokens,
             remakes: Remakes::default(),
             properties,
         })
     }
 }
 
-/// What makes librdkafka fetch tokens from an OIDC endpoint, and renew them in time (D-P2).
+/// Who gets tokens for the clients, and renews them in time (D-P2).
 fn tokens<E>(
     sasl: &block::Sasl,
+    properties: &[(String, String)],
+    clock: Clock,
     secret: impl FnOnce(&block::Secret) -> Result<String, E>,
-) -> Result<(Vec<(String, String)>, Password), DocumentError>
+) -> Result<AuthTokens, DocumentError>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -87,26 +99,35 @@ where
         return Err(DocumentError::Entra);
     }
     let oauth = sasl.oauth.as_ref().ok_or(DocumentError::Credentials)?;
+    let property = |name: &str| {
+        let found = properties.iter().rfind(|(property, _)| property == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    // The properties that librdkafka has for an endpoint that it asks itself.
+    let roots = match (property("https.ca.pem"), property("https.ca.location")) {
+        (Some(pem), _) => Roots::Pem(pem.to_owned()),
+        (None, Some("probe")) | (None, None) => Roots::System,
+        (None, Some(path)) => Roots::File(path.into()),
+    };
+    let extensions = extensions(property("sasl.oauthbearer.extensions").unwrap_or_default())
+        .ok_or(DocumentError::Extensions)?;
+    let scope = oauth.scope.as_deref();
+    let endpoint = TokenEndpoint::new(&oauth.token_url, &oauth.client_id, scope, roots)
+        .ok_or(DocumentError::TokenUrl)?;
     let secret =
         secret(&oauth.client_secret).map_err(|error| DocumentError::Password(Box::new(error)))?;
-    let mut properties = vec![
-        ("sasl.mechanism", "OAUTHBEARER".to_owned()),
-        ("sasl.oauthbearer.method", "oidc".to_owned()),
-        (
-            "sasl.oauthbearer.token.endpoint.url",
-            oauth.token_url.clone(),
-        ),
-        ("sasl.oauthbearer.client.id", oauth.client_id.clone()),
-        // The vendored OpenSSL knows no default place of roots (B-K2).
-        ("https.ca.location", "probe".to_owned()),
-    ];
-    if let Some(scope) = &oauth.scope {
-        properties.push(("sasl.oauthbearer.scope", scope.clone()));
-    }
-    let properties = properties
-        .into_iter()
-        .map(|(property, value)| (property.to_owned(), value));
-    Ok((properties.collect(), secret.into()))
+    Ok(AuthTokens::new(endpoint, secret.into(), extensions, clock))
+}
+
+/// Names and values, as librdkafka spells them in one text.
+fn extensions(text: &str) -> Option<Vec<(CString, CString)>> {
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            Some((CString::new(name).ok()?, CString::new(value).ok()?))
+        })
+        .collect()
 }
 
 fn credentials<E>(
@@ -136,13 +157,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::time::Duration;
 
-    use rdkafka::consumer::BaseConsumer;
+    use millrace_core::time::Time;
     use serde_json::json;
 
-    use super::super::rebalance::QuietContext;
     use super::super::settings::{Role, client_config};
     use super::*;
 
@@ -155,7 +174,7 @@ mod tests {
             "app": {"shadow": "Safe", "local": {"command": ["app"]}},
         });
         let block = block::Block::parse(&document).expect("the document is valid");
-        Settings::of(block.input_connection(), "test", |_| {
+        Settings::of(block.input_connection(), "test", clock, |_| {
             Ok::<_, std::io::Error>("geheim".to_owned())
         })
     }
@@ -181,40 +200,53 @@ mod tests {
         assert_eq!(settings.properties, [property]);
     }
 
-    #[test]
-    fn d_p2_a_client_with_oauth_asks_the_endpoint_for_a_token() {
-        let endpoint = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/token", endpoint.local_addr().unwrap());
-        let settings = settings(&json!({
+    fn clock() -> Time {
+        Time {
+            boot: Duration::from_secs(1),
+            wall_ms: 0,
+        }
+    }
+
+    fn with_tokens(url: &str, properties: &serde_json::Value) -> Result<Settings, DocumentError> {
+        settings(&json!({
             "bootstrap": ["127.0.0.1:1"],
             "tls": "Off",
             "sasl": {
                 "mechanism": "OAuthBearer",
                 "oauth": {"tokenUrl": url, "clientId": "me", "clientSecret": {"env": "S"}},
             },
+            "properties": properties,
         }))
-        .unwrap();
-        let asked = std::thread::spawn(move || {
-            let (mut stream, _) = endpoint.accept().unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
-            let mut request = [0; 4_096];
-            let length = stream.read(&mut request).unwrap();
-            String::from_utf8_lossy(&request[..length]).into_owned()
-        });
+    }
+
+    #[test]
+    fn d_p2_a_client_with_oauth_shows_tokens_that_we_get() {
+        let settings = with_tokens("http://127.0.0.1:1/token", &json!({})).unwrap();
         let config = client_config(&settings, Role::Outsider(None)).unwrap();
         assert_eq!(config.get("security.protocol"), Some("sasl_plaintext"));
-        let client: BaseConsumer<QuietContext> = config.create_with_context(QuietContext).unwrap();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while !asked.is_finished() {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "the endpoint was not asked"
-            );
-            client.poll(Duration::from_millis(50));
-        }
-        let request = asked.join().unwrap();
-        assert!(request.starts_with("POST /token"), "{request}");
+        assert_eq!(config.get("sasl.mechanism"), Some("OAUTHBEARER"));
+        assert_eq!(config.get("sasl.oauthbearer.method"), None);
+        let printed = format!("{settings:?}");
+        assert!(!printed.contains("geheim"), "{printed}");
+    }
+
+    #[test]
+    fn what_a_token_endpoint_needs_is_checked_before_it_is_asked() {
+        let with = |extensions: &str| {
+            let properties = json!({"sasl.oauthbearer.extensions": extensions});
+            with_tokens("http://idp/token", &properties)
+        };
+        assert!(with("logicalCluster=lkc-1, identityPoolId=pool=2").is_ok());
+        let refused = with("logicalCluster").unwrap_err();
+        assert!(matches!(refused, DocumentError::Extensions), "{refused:?}");
+    }
+
+    #[test]
+    fn extensions_are_pairs() {
+        let text = |text: &str| CString::new(text).unwrap();
+        assert_eq!(extensions(""), Some(vec![]));
+        let pairs = vec![(text("a"), text("b=c")), (text("d"), text("e"))];
+        assert_eq!(extensions("a=b=c, d=e"), Some(pairs));
+        assert_eq!(extensions("a"), None);
     }
 }

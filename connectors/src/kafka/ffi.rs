@@ -4,7 +4,7 @@
 //! borrowed client, message or list and returns owned values, so no pointer leaves this file.
 #![expect(
     unsafe_code,
-    reason = "the crate panics on header names and metadata that are not UTF-8, and lacks group metadata as bytes and topic ids"
+    reason = "the crate panics on header names and metadata that are not UTF-8, and lacks group metadata as bytes, topic ids, and new secrets and tokens for a running client"
 )]
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -12,7 +12,9 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::time::Duration;
 
+use millrace_core::auth_token::AuthToken;
 use millrace_core::position::Partition;
+use millrace_core::time::Time;
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as sys;
 use rdkafka::client::{Client, ClientContext};
@@ -348,6 +350,73 @@ pub(super) fn set_credentials<C: ClientContext>(
         let message = message.to_string_lossy().into_owned();
         sys::rd_kafka_error_destroy(error);
         Err(message)
+    }
+}
+
+/// An auth token as librdkafka takes it.
+pub(super) struct BearerToken {
+    text: CString,
+    principal: CString,
+    /// Epoch milliseconds.
+    ends_ms: i64,
+    /// Names and values in turn.
+    extensions: Vec<CString>,
+}
+
+impl BearerToken {
+    /// Of a token that has arrived now.
+    pub(super) fn new(
+        token: &AuthToken,
+        now: Time,
+        extensions: &[(CString, CString)],
+    ) -> Result<Self, String> {
+        let text = |text: &str| CString::new(text).map_err(|_| "it holds a zero byte".to_owned());
+        let pairs = extensions.iter();
+        Ok(Self {
+            text: text(&token.text)?,
+            principal: text(&token.principal)?,
+            ends_ms: now.plus(token.life).wall_ms,
+            extensions: pairs
+                .flat_map(|(name, value)| [name.clone(), value.clone()])
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+impl BearerToken {
+    pub(super) fn text(&self) -> &CStr {
+        &self.text
+    }
+}
+
+/// Gives a running client an auth token, which wakes connections that wait for one; those that
+/// are open show it when brokers ask again.
+pub(super) fn set_token<C: ClientContext>(
+    client: &Client<C>,
+    token: &BearerToken,
+) -> Result<(), String> {
+    let mut extensions: Vec<*const c_char> =
+        token.extensions.iter().map(|text| text.as_ptr()).collect();
+    let mut error_text = [0 as c_char; 512];
+    // SAFETY: the client is alive while borrowed; all texts are C strings that live for the call,
+    // and librdkafka copies them. The error text ends within its buffer.
+    unsafe {
+        let code = sys::rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            token.text.as_ptr(),
+            token.ends_ms,
+            token.principal.as_ptr(),
+            extensions.as_mut_ptr(),
+            extensions.len(),
+            error_text.as_mut_ptr(),
+            error_text.len(),
+        );
+        if error(code).is_none() {
+            return Ok(());
+        }
+        let message = CStr::from_ptr(error_text.as_ptr());
+        Err(message.to_string_lossy().into_owned())
     }
 }
 

@@ -21,6 +21,7 @@ use rdkafka::producer::{Producer, ProducerContext, PurgeConfig, ThreadedProducer
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::auth_tokens::{AuthTokens, Registration};
 use super::rebalance::QuietContext;
 use super::secrets::Renewing;
 use super::settings::{self, Error, ProducerSettings, Role, Settings};
@@ -84,6 +85,7 @@ impl Ends {
 struct SinkContext {
     ends: Arc<Ends>,
     renewing: Renewing,
+    auth_tokens: Option<AuthTokens>,
 }
 
 impl ClientContext for SinkContext {
@@ -117,7 +119,7 @@ impl ProducerContext for SinkContext {
                     .rdkafka_error_code()
                     .unwrap_or(RDKafkaErrorCode::Unknown);
                 let fatal = self.ends.fatal.load(Ordering::Relaxed);
-                failed(code, fatal)
+                without_token(failed(code, fatal), self.auth_tokens.as_ref())
             }
         };
         self.ends.end(ticket as u64, delivery);
@@ -132,8 +134,22 @@ fn failed(code: RDKafkaErrorCode, fatal: bool) -> Delivery {
     }
 }
 
+/// What brokers did not take because they let nobody in waits until that is mended (D-P2).
+fn without_token(mut delivery: Delivery, tokens: Option<&AuthTokens>) -> Delivery {
+    if let Delivery::Failed { class, message, .. } = &mut delivery
+        && *class == AppendClass::Transient
+        && let Some(reason) = tokens.and_then(AuthTokens::missing)
+    {
+        *class = AppendClass::Misconfigured;
+        *message = format!("{message}: {reason}");
+    }
+    delivery
+}
+
 /// Appends records to topics.
 pub struct KafkaSink {
+    /// Given back before the producer is dropped, whose last handle has to be ours.
+    registration: Registration,
     /// `None` only while dropping.
     producer: Option<Arc<ThreadedProducer<SinkContext>>>,
     ends: Arc<Ends>,
@@ -175,17 +191,21 @@ impl KafkaSink {
         let context = SinkContext {
             ends: Arc::clone(&ends),
             renewing: Renewing::of(settings),
+            auth_tokens: settings.auth_tokens.clone(),
         };
         let transaction = producer.transactions.as_ref().map(|of| Transaction {
             begun: false,
             given_up: Arc::default(),
             timeout: of.timeout,
         });
-        let producer = settings::client_config(settings, Role::Producer(producer))?
-            .create_with_context(context)
-            .map_err(|error| Error::Client(error.to_string()))?;
+        let producer: ThreadedProducer<_> =
+            settings::client_config(settings, Role::Producer(producer))?
+                .create_with_context(context)
+                .map_err(|error| Error::Client(error.to_string()))?;
+        let producer = Arc::new(producer);
         Ok(Self {
-            producer: Some(Arc::new(producer)),
+            registration: settings.register(&producer),
+            producer: Some(producer),
             ends,
             names: Vec::new(),
             transaction,
@@ -402,6 +422,7 @@ impl Sink for KafkaSink {
 
 impl Drop for KafkaSink {
     fn drop(&mut self) {
+        drop(std::mem::take(&mut self.registration));
         // Ending a producer waits for its threads; nobody who drops a sink may wait for that.
         if let Some(producer) = self.producer.take() {
             let ended = std::thread::Builder::new()

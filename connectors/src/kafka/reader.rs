@@ -150,6 +150,7 @@ fn read(
         .create_with_context(QuietContext)
         .map_err(|error| refused(error.to_string()))?;
     let client = Arc::new(client);
+    let _registration = settings.register(&client);
     let mut readings = HashMap::new();
     for (partition, (start, _)) in &plan {
         let reading = Reading::split(&client, partition, *start)

@@ -1,8 +1,8 @@
 //! Secrets of a connection that may be renewed while its clients run (C-3).
 //!
-//! librdkafka takes a new password while it runs, and uses it at the next authentication.
-//! Certificates and the secret of a token endpoint are read only when a client is made, so for
-//! them clients are made anew.
+//! librdkafka takes a new password while it runs, and uses it at the next authentication. The
+//! secret of a token endpoint is nobody's but the token keeper's, which uses it at once.
+//! Certificates are read only when a client is made, so for them clients are made anew.
 //!
 //! Invariant: no secret is printed.
 
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::client::{Client, ClientContext};
 use tracing::{info, warn};
 
+use super::auth_tokens::{Registration, TakesTokens};
 use super::ffi;
 use super::settings::{Sasl, Settings};
 
@@ -32,13 +33,13 @@ impl Password {
         text.clone()
     }
 
-    fn renew(&self, new: String) {
+    pub(super) fn renew(&self, new: String) {
         let mut text = self.0.text.lock().unwrap_or_else(PoisonError::into_inner);
         *text = new;
         self.0.version.fetch_add(1, Ordering::Release);
     }
 
-    fn version(&self) -> u64 {
+    pub(super) fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
     }
 }
@@ -79,36 +80,34 @@ impl PartialEq for Remakes {
 
 impl Eq for Remakes {}
 
-/// What has to follow the renewal of a secret.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Renewal {
-    /// Nothing changed.
-    Nothing,
-    /// Running clients use it at their next authentication.
-    Live,
-    /// Clients have to be made anew.
-    Remake,
-}
-
 impl Settings {
-    /// Takes what the secret file of the connection says now; a new password is told.
-    pub fn renew(&self, text: &str) -> Renewal {
-        if let Some(sasl) = &self.sasl {
-            if sasl.password.text() == text {
-                return Renewal::Nothing;
-            }
+    /// Takes what the secret file of the connection says now; a new one is told. Whoever uses it
+    /// does so from then on, without being made anew.
+    pub fn renew(&self, text: &str) {
+        if let Some(sasl) = &self.sasl
+            && sasl.password.text() != text
+        {
             sasl.password.renew(text.to_owned());
             info!("the password of the connection has changed, the clients use it from now on");
-            return Renewal::Live;
         }
-        match &self.oauth_secret {
-            Some(secret) if secret.text() != text => {
-                secret.renew(text.to_owned());
-                self.remake();
-                Renewal::Remake
-            }
-            Some(_) | None => Renewal::Nothing,
+        if let Some(tokens) = &self.auth_tokens
+            && tokens.renew(text)
+        {
+            info!("the secret of the token endpoint has changed, a token is asked for with it");
         }
+    }
+
+    /// Registers a client for auth tokens, if the connection has any.
+    pub(super) fn register<C: TakesTokens + 'static>(&self, client: &Arc<C>) -> Registration {
+        let tokens = self.auth_tokens.as_ref();
+        tokens.map_or_else(Registration::default, |tokens| {
+            tokens.register(Arc::clone(client) as Arc<dyn TakesTokens>)
+        })
+    }
+
+    /// Why brokers let nobody in, while there is no auth token that has not ended.
+    pub(super) fn missing_token(&self) -> Option<String> {
+        self.auth_tokens.as_ref()?.missing()
     }
 
     /// Clients that are made from now on read the files anew, and those that can end at any time

@@ -18,23 +18,25 @@ use millrace_core::intake::io::{CommitId, CommitOutcome, Fetched, Membership};
 use millrace_core::limits::{FETCH_BYTES_MAX, FETCH_RECORDS_MAX};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Message, Offset};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::auth_tokens::Registration;
 use super::ends::{Ends, Read};
 use super::partition::{Drained, Reading, Target};
 use super::poll_thread::Command;
 use super::rebalance::{self, MemberContext, Seen, SharedClient};
+use super::settings::Settings;
 use super::token_reader::TokenReader;
 use super::{classify, ffi};
 use crate::Happening;
 use crate::mailbox::{Mailbox, Wish};
 
 mod commits;
+mod troubles;
 
 /// How long the thread waits when nothing happens; D-G1 allows twice that.
 const TURN: Duration = Duration::from_millis(500);
@@ -48,9 +50,6 @@ const FETCH_PAUSE_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a seek may keep the thread; librdkafka answers at once or not at all.
 const SEEK_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How often the same trouble is reported.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 struct OpenCommit {
     id: CommitId,
@@ -77,11 +76,17 @@ pub(super) struct Surroundings {
     pub(super) silence_max: Duration,
     /// Whether the driver was told that no broker can be reached.
     pub(super) unreachable: Cell<bool>,
+    /// What clients are made of.
+    pub(super) settings: Settings,
+    /// Whether the driver was told that there is no auth token.
+    pub(super) unauthenticated: Cell<bool>,
 }
 
 /// A client and what is known about its membership.
 pub(super) struct Session<'a> {
     around: &'a Surroundings,
+    /// Given back before the client is dropped, whose last handle has to be ours.
+    registration: Registration,
     client: SharedClient,
     readings: HashMap<Partition, Reading<MemberContext>>,
     /// Partitions in the order of their turns.
@@ -101,6 +106,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         Self {
             around,
+            registration: around.settings.register(&client),
             client,
             readings: HashMap::new(),
             order: Vec::new(),
@@ -187,23 +193,8 @@ impl<'a> Session<'a> {
         }
         self.tell();
         self.tell_of_brokers();
+        self.tell_of_tokens();
         self.tell_how_far();
-    }
-
-    fn tell_of_brokers(&mut self) {
-        let (reachable, message) = {
-            let group = self.client.context().group();
-            match group.alone {
-                Some(0) if self.around.unreachable.get() => (true, String::new()),
-                // A single one may be a reconnect.
-                Some(2..) if !self.around.unreachable.get() => (false, group.last_error.clone()),
-                Some(_) | None => return,
-            }
-        };
-        self.around.unreachable.set(!reachable);
-        self.around
-            .mailbox
-            .push_once(Happening::Brokers { reachable, message });
     }
 
     /// Where the records end that were handed over, if all were.
@@ -540,23 +531,6 @@ impl<'a> Session<'a> {
         more
     }
 
-    fn trouble(&mut self, code: RDKafkaErrorCode, reason: String) {
-        if classify::misconfigured(code) {
-            self.report(reason);
-        }
-    }
-
-    fn report(&mut self, message: String) {
-        let now = Instant::now();
-        self.reported
-            .retain(|_, reported| now.duration_since(*reported) < REPORT_EVERY);
-        if self.reported.insert(message.clone(), now).is_none() {
-            self.around
-                .mailbox
-                .push_once(Happening::Misconfigured(message));
-        }
-    }
-
     /// Destroys the client completely; it leaves the group on the way. May take as long as a
     /// session, because an open commit is given that time.
     fn destroy(mut self) {
@@ -570,8 +544,9 @@ impl<'a> Session<'a> {
             }
         }
         self.readings.clear();
+        drop(self.registration);
         let client = Arc::into_inner(self.client)
-            .expect("only the queues held it too, and a client that lives on ends no commit");
+            .expect("only the queues and the register held it too, and a client that lives on ends no commit");
         drop(client);
         let seen = std::mem::take(&mut context.group().seen);
         let Some(open) = self.open else {

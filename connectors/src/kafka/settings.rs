@@ -10,6 +10,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use super::auth_tokens::AuthTokens;
 use super::secrets::{Password, Remakes};
 
 /// A way to a Kafka cluster, and who we are there.
@@ -23,8 +24,8 @@ pub struct Settings {
     pub tls: Tls,
     /// Who we are; `None`: nobody in particular.
     pub sasl: Option<Sasl>,
-    /// The secret of the token endpoint that further properties name.
-    pub oauth_secret: Option<Password>,
+    /// Who we are by a token of an endpoint; one of these is shared by all clients.
+    pub auth_tokens: Option<AuthTokens>,
     /// How often clients had to be made anew.
     pub remakes: Remakes,
     /// Further librdkafka properties, applied last; see [`refusal`].
@@ -39,7 +40,7 @@ impl Settings {
             client_id: client_id.into(),
             tls: Tls::Off,
             sasl: None,
-            oauth_secret: None,
+            auth_tokens: None,
             remakes: Remakes::default(),
             properties: Vec::new(),
         }
@@ -72,6 +73,7 @@ impl fmt::Debug for Settings {
             .field("client_id", &self.client_id)
             .field("tls", &self.tls)
             .field("sasl", &self.sasl)
+            .field("auth_tokens", &self.auth_tokens)
             .field("properties", &properties)
             .finish()
     }
@@ -402,6 +404,7 @@ fn connection(settings: &Settings, config: &mut ClientConfig) {
     config.set("reconnect.backoff.max.ms", "2000");
     let encrypted = settings.tls != Tls::Off;
     let authenticated = settings.sasl.is_some()
+        || settings.auth_tokens.is_some()
         || settings
             .properties
             .iter()
@@ -434,8 +437,8 @@ fn connection(settings: &Settings, config: &mut ClientConfig) {
         config.set("sasl.username", &sasl.username);
         config.set("sasl.password", sasl.password.text());
     }
-    if let Some(secret) = &settings.oauth_secret {
-        config.set("sasl.oauthbearer.client.secret", secret.text());
+    if settings.auth_tokens.is_some() {
+        config.set("sasl.mechanism", "OAUTHBEARER");
     }
 }
 

@@ -18,6 +18,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::time::Instant;
 
+use super::auth_tokens::Registration;
 use super::rebalance::{QuietContext, list};
 use super::secrets::Renewing;
 use super::settings::{self, Role, Settings};
@@ -85,10 +86,17 @@ impl ConsumerContext for OutsiderContext {
 
 type Client = BaseConsumer<OutsiderContext>;
 
+/// A client that one question at a time goes through.
+struct Asked {
+    /// Before the client, which ends here then.
+    _registration: Registration,
+    client: Arc<Client>,
+}
+
 struct Kept {
     /// `None`: of no group; for positions only.
     group: Option<String>,
-    client: Arc<Mutex<Client>>,
+    client: Arc<Mutex<Asked>>,
     used: Instant,
     /// The remakes of the settings when it was made.
     made_at: u64,
@@ -158,8 +166,8 @@ impl Groups {
         }
         let client = self.client(Some(group))?;
         let outcome = {
-            let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-            commit(&client, offsets)
+            let asked = client.lock().unwrap_or_else(PoisonError::into_inner);
+            commit(&asked.client, offsets)
         };
         if matches!(outcome, Ok(CommitOutcome::Unknown(_))) {
             // Only the destruction of the client ends a commit that has not ended (R4c).
@@ -191,8 +199,9 @@ impl Groups {
         partitions: &[Partition],
     ) -> Result<HashMap<Partition, Position>, StoreError> {
         let client = self.client(None)?;
-        let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-        serve(&client);
+        let held = client.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = &held.client;
+        serve(client);
         let asked = list(partitions.iter().map(|partition| (partition, Offset::End)));
         let answered = client
             .offsets_for_times(asked, ENDS_MAX)
@@ -249,16 +258,20 @@ impl Groups {
     ) -> Result<T, StoreError> {
         let client = self.client(group)?;
         let answer = {
-            let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-            serve(&client);
-            question(&client)
+            let asked = client.lock().unwrap_or_else(PoisonError::into_inner);
+            serve(&asked.client);
+            question(&asked.client)
         };
         answer.map_err(|error| {
             let error = classify::store_error(&error);
-            if matches!(error, StoreError::Unavailable(_)) {
-                self.forget(&client);
+            if !matches!(error, StoreError::Unavailable(_)) {
+                return error;
             }
-            error
+            self.forget(&client);
+            // Brokers say nothing to somebody whom they do not let in.
+            self.settings
+                .missing_token()
+                .map_or(error, StoreError::Refused)
         })
     }
 
@@ -266,7 +279,7 @@ impl Groups {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client(&self, group: Option<&str>) -> Result<Arc<Mutex<Client>>, StoreError> {
+    fn client(&self, group: Option<&str>) -> Result<Arc<Mutex<Asked>>, StoreError> {
         let mut kept = self.kept();
         let now = Instant::now();
         let remakes = self.settings.remakes();
@@ -286,7 +299,11 @@ impl Groups {
             .map_err(|error| StoreError::Refused(error.to_string()))?
             .create_with_context(context)
             .map_err(|error| StoreError::Refused(error.to_string()))?;
-        let client = Arc::new(Mutex::new(client));
+        let client = Arc::new(client);
+        let client = Arc::new(Mutex::new(Asked {
+            _registration: self.settings.register(&client),
+            client,
+        }));
         kept.push(Kept {
             group: group.map(str::to_owned),
             client: Arc::clone(&client),
@@ -316,7 +333,7 @@ impl Groups {
         drop(gone);
     }
 
-    fn forget(&self, client: &Arc<Mutex<Client>>) {
+    fn forget(&self, client: &Arc<Mutex<Asked>>) {
         let gone: Vec<Kept> = self
             .kept()
             .extract_if(.., |kept| Arc::ptr_eq(&kept.client, client))

@@ -93,6 +93,14 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &[
+            "sasl.oauthbearer.grant.type",
+            "sasl.oauthbearer.metadata.authentication.type",
+            "enable.sasl.oauthbearer.unsecure.jwt",
+        ],
+        "D-P2: tokens come from sasl.oauth of the connection, by client credentials",
+    ),
+    (
+        &[
             "sasl.password",
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.config",
