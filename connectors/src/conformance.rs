@@ -121,6 +121,10 @@ pub const ITEMS: &[Item] = &[
         |b| Box::pin(groups::out_of_range(b)),
     ),
     item(
+        "d_g10_a_start_with_an_epoch_reads_exactly_from_there",
+        |b| Box::pin(groups::start_with_epoch(b)),
+    ),
+    item(
         "d_g1_a_driver_that_does_not_listen_does_not_lose_its_membership",
         |b| Box::pin(groups::deaf_driver(b)),
     ),

@@ -18,7 +18,7 @@ use std::future::Future;
 use bytes::Bytes;
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::intake::io::{
-    Commit, CommitId, CommitOutcome, Committed, Fetched, Membership, TokensRead,
+    Commit, CommitId, CommitOutcome, Committed, Fetched, Membership, StartAt, TokensRead,
 };
 use millrace_core::position::{Partition, Position};
 
@@ -88,14 +88,13 @@ pub trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Happening> + Send;
     /// Reads offset, token, registry, log ends and topic identity (R2).
     fn read_tokens(&mut self, partition: Partition);
-    /// Starts reading at explicit positions, on top of what is assigned already.
-    fn assign(&mut self, starts: Vec<(Partition, Position)>);
+    /// Starts reading at explicit positions, on top of what is assigned already. With a leader's
+    /// epoch, a log that holds less of it than up to the position is out of range there (D-G10).
+    fn assign(&mut self, starts: Vec<StartAt>);
     /// Stops reading and completes the rebalance that asked for it.
     fn unassign(&mut self, partitions: Vec<Partition>);
     /// Moves a started partition; fetched records of it that were not handed over are dropped.
-    /// With a leader's epoch, a log that holds less of it than up to the position is out of range
-    /// there (D-G10).
-    fn seek(&mut self, partition: Partition, position: Position, leader_epoch: Option<i32>);
+    fn seek(&mut self, partition: Partition, position: Position);
     /// Hands over no more records of it. Short stops leave the queue unread, longer ones pause
     /// the fetching too (D-G1).
     fn pause(&mut self, partition: Partition);

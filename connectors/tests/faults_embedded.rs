@@ -11,7 +11,7 @@ use millrace_connectors::kafka::{
     Compression, GroupSettings, KafkaSink, KafkaSource, ProducerSettings, Settings,
 };
 use millrace_connectors::{AppendClass, Delivery, Happening, Record, Sink, Source};
-use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Committed, Membership};
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Committed, Membership, StartAt};
 use millrace_core::position::{Partition, Position};
 
 /// How long anything may take.
@@ -48,7 +48,7 @@ async fn owner(source: &mut KafkaSource) -> Membership {
         } = happening(source).await
             && !partitions.is_empty()
         {
-            source.assign(vec![(partition(), Position::START)]);
+            source.assign(vec![StartAt::position(partition(), Position::START)]);
             return membership;
         }
     }
@@ -215,7 +215,7 @@ async fn g6_a_broker_that_vanishes_is_told_and_so_is_its_return() {
     loop {
         match happening(&mut source).await {
             Happening::Assigned { partitions, .. } if !partitions.is_empty() => {
-                source.assign(vec![(partition(), Position::START)]);
+                source.assign(vec![StartAt::position(partition(), Position::START)]);
             }
             Happening::Brokers {
                 reachable: true, ..
@@ -242,7 +242,7 @@ async fn happening_of_commit(source: &mut KafkaSource) -> CommitOutcome {
         match happening(source).await {
             Happening::Committed { outcome, .. } => return outcome,
             Happening::Assigned { partitions, .. } if !partitions.is_empty() => {
-                source.assign(vec![(partition(), Position::START)]);
+                source.assign(vec![StartAt::position(partition(), Position::START)]);
             }
             _ => {}
         }

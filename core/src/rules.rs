@@ -44,11 +44,14 @@ pub enum Rule {
     AnsweredThenTerminal,
     /// A-P1, R10: a pushed call is withdrawn before its event is decided about.
     WithdrawBeforeRetry,
+    /// D-G10: a commit carries the leader epoch of what was read, so that the next owner notices
+    /// that the log was cut meanwhile.
+    LeaderEpoch,
 }
 
 impl Rule {
     /// Every rule, for tests that switch each off in turn.
-    pub const EACH: [Self; 18] = [
+    pub const EACH: [Self; 19] = [
         Self::ContiguousWatermark,
         Self::StoredThenTerminal,
         Self::LaneExclusion,
@@ -67,6 +70,7 @@ impl Rule {
         Self::PodCrash,
         Self::AnsweredThenTerminal,
         Self::WithdrawBeforeRetry,
+        Self::LeaderEpoch,
     ];
 }
 

@@ -115,8 +115,7 @@ impl<S: Source, W: Watch> Driver<S, W> {
                     Effect::Seek {
                         partition,
                         position,
-                        leader_epoch,
-                    } => self.source.seek(partition, position, leader_epoch),
+                    } => self.source.seek(partition, position),
                     Effect::Pause(partition) => self.source.pause(partition),
                     Effect::Resume(partition) => self.source.resume(partition),
                     Effect::Commit(commit) => self.source.commit(commit),

@@ -76,6 +76,8 @@ pub enum Law {
     Named,
     /// D-L5: nothing of a lane goes to the app behind its dead letter as long as it is parked.
     Parked,
+    /// D-G10: after an unclean election nobody reads on behind a position that is not in the log.
+    History,
     /// The consumer client is used as it can be.
     Client,
     /// A-P1, A-P2: results of a call that is over are not stored; calls are announced.
@@ -377,8 +379,11 @@ impl Laws {
                 }
             }
             Input::Rejoined => self.rejoins(who),
+            // It halts, and nothing that was open of it goes on.
+            Input::OutOfRange { partition, .. } => {
+                self.tenures.remove(&(who.pod, index_of(partition)));
+            }
             Input::TokensRead { read: Err(_), .. }
-            | Input::OutOfRange { .. }
             | Input::GroupMetadata { .. }
             | Input::AppProbed { .. }
             | Input::LogEnds(_)
@@ -487,6 +492,11 @@ impl Laws {
         tenure.started = Some(position);
         tenure.committed = position;
         Ok(())
+    }
+
+    /// The log of a partition was cut: nobody can promise to answer all of it any more.
+    pub(crate) fn cut(&mut self, partition: usize) {
+        self.truth.cut(partition);
     }
 
     /// An operator gives up on an event.

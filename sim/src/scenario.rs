@@ -126,6 +126,7 @@ pub struct Faults {
     pub app_killed: Option<Duration>,
     pub app_misconfigured: Option<Duration>,
     pub operator: Option<Duration>,
+    pub unclean_election: Option<Duration>,
     pub commit_slow: u64,
     pub commit_retriable: u64,
     pub commit_fenced: u64,
@@ -148,6 +149,7 @@ impl Scenario {
         let r = &mut random;
         // What came later is drawn apart, so that older seeds keep most of their meaning.
         let mut later = Random::new(seed.rotate_left(32) ^ 1);
+        let mut latest = Random::new(seed.rotate_left(16) ^ 2);
         let calm = r.permille(100);
         let partitions = r.index(4) + 1;
         let pods = if calm { 1 } else { r.pick(&[1, 2, 2, 3, 3]) };
@@ -192,6 +194,8 @@ impl Scenario {
                 app_killed: later
                     .permille(300)
                     .then(|| Duration::from_secs(later.between(2, 20))),
+                unclean_election: (!calm && latest.permille(150))
+                    .then(|| Duration::from_secs(latest.between(5, 40))),
                 ..faults(r, calm)
             },
             app_dies_ms: later.pick(&[0, 20, 150]),
@@ -379,6 +383,7 @@ fn faults(r: &mut Random, calm: bool) -> Faults {
         app_killed: None,
         app_misconfigured,
         operator,
+        unclean_election: None,
         commit_slow: some(200),
         commit_retriable: some(200),
         commit_fenced: some(50),

@@ -429,7 +429,6 @@ impl World {
             Effect::Seek {
                 partition,
                 position,
-                leader_epoch: _,
             } => self.seek(who, &partition, position),
             Effect::Pause(partition) => self.pause(who, &partition, true),
             Effect::Resume(partition) => self.pause(who, &partition, false),

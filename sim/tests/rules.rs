@@ -31,6 +31,7 @@ fn law_of(rule: Rule) -> Law {
         Rule::PodCrash => Law::Liveness,
         Rule::AnsweredThenTerminal => Law::Watermark,
         Rule::WithdrawBeforeRetry => Law::Pushes,
+        Rule::LeaderEpoch => Law::History,
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::event::Event;
 use millrace_core::intake::io::{
-    Commit, CommitId, CommitOutcome, Committed, Membership, TokensRead,
+    Commit, CommitId, CommitOutcome, Committed, Membership, StartAt, TokensRead,
 };
 use millrace_core::position::{Partition, Position};
 use tokio::time::Instant;
@@ -185,6 +185,8 @@ impl Bench {
         Peer {
             source: KafkaSource::new(self.settings(), group.clone()).unwrap(),
             start: Start::Committed,
+            start_epoch: None,
+            read_epoch: None,
             owned: BTreeSet::new(),
             tokens: BTreeMap::new(),
             events: Vec::new(),
@@ -260,6 +262,10 @@ pub(super) enum Start {
 pub(super) struct Peer {
     pub(super) source: KafkaSource,
     pub(super) start: Start,
+    /// Starts ask whether the log holds this epoch up to there.
+    pub(super) start_epoch: Option<i32>,
+    /// Epoch of the leader that took the last record.
+    pub(super) read_epoch: Option<i32>,
     /// Granted and started.
     pub(super) owned: BTreeSet<Partition>,
     pub(super) tokens: BTreeMap<Partition, TokensRead>,
@@ -330,7 +336,11 @@ impl Peer {
                             .map_or(tokens.log_start, |own| own.position),
                     };
                     self.tokens.insert(partition.clone(), tokens);
-                    self.source.assign(vec![(partition.clone(), start)]);
+                    self.source.assign(vec![StartAt {
+                        partition: partition.clone(),
+                        position: start,
+                        leader_epoch: self.start_epoch,
+                    }]);
                     self.owned.insert(partition);
                 }
                 Err(_) => self.source.read_tokens(partition),
@@ -344,6 +354,7 @@ impl Peer {
             }
             Happening::Fetched(fetched) => {
                 for part in fetched {
+                    self.read_epoch = part.leader_epoch;
                     for event in part.events {
                         self.events.push((part.partition.clone(), event));
                     }

@@ -268,7 +268,7 @@ pub(super) async fn pause_and_seek(bench: Bench) {
     );
 
     peer.events.clear();
-    peer.source.seek(partition(0), Position::new(1_990), None);
+    peer.source.seek(partition(0), Position::new(1_990));
     peer.until("the seek is done", |peer| {
         peer.positions(&partition(0)).len() >= 10
     })
@@ -278,8 +278,8 @@ pub(super) async fn pause_and_seek(bench: Bench) {
         (1_990..2_000).collect::<Vec<_>>()
     );
     peer.events.clear();
-    peer.source.seek(partition(0), Position::new(5), None);
-    peer.source.seek(partition(0), Position::new(1_000), None);
+    peer.source.seek(partition(0), Position::new(5));
+    peer.source.seek(partition(0), Position::new(1_000));
     peer.until("the last seek counts", |peer| {
         peer.positions(&partition(0)).len() >= 1_000
     })
@@ -320,7 +320,7 @@ pub(super) async fn out_of_range(bench: Bench) {
         peer.events.is_empty(),
         "no position is reset silently (D-G9)"
     );
-    peer.source.seek(partition.clone(), Position::new(3), None);
+    peer.source.seek(partition.clone(), Position::new(3));
     peer.until("the partition goes on", |peer| {
         peer.positions(&partition).len() >= 7
     })
@@ -328,6 +328,52 @@ pub(super) async fn out_of_range(bench: Bench) {
     assert_eq!(peer.positions(&partition), (3..10).collect::<Vec<_>>());
     peer.commit_surely(&partition, 10, "fine").await;
     assert_eq!(peer.lost, 0);
+}
+
+pub(super) async fn start_with_epoch(bench: Bench) {
+    let topic = bench.topic(1).await;
+    bench.numbers(&topic, 0, 10).await;
+    let partition = Partition::new(topic.as_str(), 0);
+    let group = bench.group(&[&topic]);
+    let mut first = bench.member(&group);
+    first
+        .until("all is read", |peer| peer.positions(&partition).len() == 10)
+        .await;
+    let epoch = first.read_epoch;
+    assert!(epoch.is_some(), "records tell the epoch of their leader");
+    first.commit_surely(&partition, 4, "fine").await;
+    first.source.close().await;
+
+    let mut next = bench.member(&group);
+    next.start_epoch = epoch;
+    next.until("the rest is read", |peer| {
+        peer.positions(&partition).len() >= 6
+    })
+    .await;
+    bench.numbers(&topic, 0, 5).await;
+    next.until("what comes is read", |peer| {
+        peer.positions(&partition).len() >= 11
+    })
+    .await;
+    assert_eq!(next.positions(&partition), (4..15).collect::<Vec<_>>());
+    assert!(next.out_of_range.is_empty());
+    next.source.close().await;
+
+    let mut beyond = bench.member(&group);
+    beyond.start = Start::At(Position::new(1_000));
+    beyond.start_epoch = epoch;
+    beyond
+        .until("it is told", |peer| !peer.out_of_range.is_empty())
+        .await;
+    assert_eq!(beyond.out_of_range, [(Position::new(0), Position::new(15))]);
+    assert!(beyond.events.is_empty());
+    beyond.source.seek(partition.clone(), Position::new(12));
+    beyond
+        .until("the partition goes on", |peer| {
+            peer.positions(&partition).len() >= 3
+        })
+        .await;
+    assert_eq!(beyond.positions(&partition), [12, 13, 14]);
 }
 
 pub(super) async fn deaf_driver(bench: Bench) {

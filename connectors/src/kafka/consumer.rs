@@ -9,13 +9,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use millrace_core::intake::io::{Commit, CommitId};
+use millrace_core::intake::io::{Commit, CommitId, StartAt};
 use millrace_core::limits::SOURCE_COMMANDS_QUEUED_MAX;
 use millrace_core::position::{Partition, Position};
 use tokio::sync::oneshot;
 
 use super::ends::{Ends, LogEnds};
-use super::partition::Target;
 use super::poll_thread::{self, Command};
 use super::session::Surroundings;
 use super::settings::{Error, GroupSettings, Settings};
@@ -94,7 +93,7 @@ impl Source for KafkaSource {
         self.tokens.read(partition);
     }
 
-    fn assign(&mut self, starts: Vec<(Partition, Position)>) {
+    fn assign(&mut self, starts: Vec<StartAt>) {
         self.command(Command::Assign(starts));
     }
 
@@ -102,13 +101,9 @@ impl Source for KafkaSource {
         self.command(Command::Unassign(partitions));
     }
 
-    fn seek(&mut self, partition: Partition, position: Position, leader_epoch: Option<i32>) {
+    fn seek(&mut self, partition: Partition, position: Position) {
         self.mailbox.seek(partition.clone());
-        let target = Target {
-            position,
-            leader_epoch,
-        };
-        self.command(Command::Seek(partition, target));
+        self.command(Command::Seek(partition, position));
     }
 
     fn pause(&mut self, partition: Partition) {

@@ -50,7 +50,7 @@ pub(super) struct Reading<C: ConsumerContext + 'static> {
     pub(super) broken: bool,
     /// librdkafka was told to stop fetching.
     pub(super) fetch_paused: bool,
-    /// A seek to do, and when it was last tried.
+    /// A seek to do, and when it was last tried. Until it is done no record is handed over.
     pub(super) seek: Option<(Target, Option<Instant>)>,
     /// Epoch of the leader that took the last record handed over.
     pub(super) leader_epoch: Option<i32>,
@@ -120,6 +120,16 @@ impl<C: ConsumerContext + 'static> Reading<C> {
     /// Drops what waits in the queue.
     pub(super) fn discard(&self) {
         while self.queue.poll(Duration::ZERO).is_some() {}
+    }
+
+    /// Drops what waits in the queue. Whether librdkafka has stopped fetching for good, after which
+    /// it cannot be moved any more.
+    pub(super) fn gave_up(&mut self) -> bool {
+        while let Some(polled) = self.queue.poll(Duration::ZERO) {
+            let lost = polled.is_err_and(|error| lost_position(&error).is_break());
+            self.broken |= lost;
+        }
+        self.broken
     }
 
     /// Copies records into `into` until `records_max` more or the bytes of a fetch are there.

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use millrace_core::intake::io::{Commit, CommitId};
+use millrace_core::intake::io::{Commit, CommitId, StartAt};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
 use tokio::sync::oneshot;
 
-use super::partition::Target;
 use super::rebalance::{Client, MemberContext, SharedClient};
 use super::session::{Ending, Session, Surroundings};
 use super::settings::{self, Error, GroupSettings, Role, Settings};
@@ -24,9 +23,9 @@ const REMAKE: Duration = Duration::from_secs(1);
 /// What a source asks of its thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    Assign(Vec<(Partition, Position)>),
+    Assign(Vec<StartAt>),
     Unassign(Vec<Partition>),
-    Seek(Partition, Target),
+    Seek(Partition, Position),
     Commit(Commit),
     ReadGroupMetadata(CommitId, Vec<Partition>),
     Rejoin,

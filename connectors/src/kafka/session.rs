@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use millrace_core::event::EventsBuilder;
-use millrace_core::intake::io::{CommitId, CommitOutcome, Fetched, Membership};
+use millrace_core::intake::io::{CommitId, CommitOutcome, Fetched, Membership, StartAt};
 use millrace_core::limits::{FETCH_BYTES_MAX, FETCH_RECORDS_MAX};
 use millrace_core::position::{Partition, Position};
 use rdkafka::consumer::Consumer;
@@ -146,7 +146,7 @@ impl<'a> Session<'a> {
             match self.around.commands.try_recv() {
                 Ok(Command::Assign(starts)) => self.assign(&starts),
                 Ok(Command::Unassign(partitions)) => self.let_go(&partitions),
-                Ok(Command::Seek(partition, target)) => self.seek(&partition, target),
+                Ok(Command::Seek(partition, position)) => self.seek(&partition, position),
                 Ok(Command::Commit(commit)) => self.commit(commit),
                 Ok(Command::ReadGroupMetadata(commit, partitions)) => {
                     self.read_group_metadata(commit, &partitions);
@@ -176,7 +176,9 @@ impl<'a> Session<'a> {
                     let partition = Partition::new(message.topic(), message.partition());
                     let position = Position::new(message.offset());
                     let reading = self.readings.get_mut(&partition);
-                    if reading.is_some_and(|reading| reading.accept(position)) {
+                    if reading
+                        .is_some_and(|reading| reading.seek.is_none() && reading.accept(position))
+                    {
                         let mut records = EventsBuilder::default();
                         super::partition::copy(&message, &mut records);
                         self.around.mailbox.push_fetched(vec![Fetched {
@@ -242,13 +244,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn assign(&mut self, starts: &[(Partition, Position)]) {
+    /// Starts partitions. One with an epoch is also moved to where it starts, because librdkafka
+    /// compares epochs in a seek and not in an assign.
+    fn assign(&mut self, starts: &[StartAt]) {
         let client = Arc::clone(&self.client);
         let mut group = client.context().group();
         // A partition may have been taken back since the driver decided.
-        let starts: Vec<&(Partition, Position)> = starts
+        let starts: Vec<&StartAt> = starts
             .iter()
-            .filter(|(partition, _)| {
+            .filter(|StartAt { partition, .. }| {
                 group.granted.contains(partition) && !group.assigned.contains(partition)
             })
             .collect();
@@ -257,9 +261,18 @@ impl<'a> Session<'a> {
         }
         // Split before the assign, so that no record reaches the main queue, and again after
         // it, because an assign may undo the split (R4).
-        for (partition, position) in &starts {
-            match Reading::split(&client, partition, *position) {
-                Some(reading) => {
+        for start in &starts {
+            let partition = &start.partition;
+            match Reading::split(&client, partition, start.position) {
+                Some(mut reading) => {
+                    if start.leader_epoch.is_some() {
+                        let target = Target {
+                            position: start.position,
+                            leader_epoch: start.leader_epoch,
+                        };
+                        reading.seek = Some((target, None));
+                        self.around.mailbox.seek(partition.clone());
+                    }
                     self.readings.insert(partition.clone(), reading);
                     if !self.order.contains(partition) {
                         self.order.push(partition.clone());
@@ -268,15 +281,14 @@ impl<'a> Session<'a> {
                 None => warn!(%partition, "the client has no queue for this partition"),
             }
         }
-        let list = rebalance::list(
-            starts
-                .iter()
-                .map(|(partition, position)| (partition, Offset::Offset(position.offset()))),
-        );
+        let list = rebalance::list(starts.iter().map(|start| {
+            let offset = Offset::Offset(start.position.offset());
+            (&start.partition, offset)
+        }));
         if let Err(error) = client.incremental_assign(&list) {
             warn!(%error, "the client did not assign");
             drop(group);
-            for (partition, _) in &starts {
+            for StartAt { partition, .. } in &starts {
                 self.forget(std::slice::from_ref(partition));
             }
             self.around
@@ -286,7 +298,7 @@ impl<'a> Session<'a> {
                 )));
             return;
         }
-        for (partition, _) in &starts {
+        for StartAt { partition, .. } in &starts {
             group.assigned.insert(partition.clone());
             if let Some(reading) = self.readings.get_mut(partition) {
                 let mailbox = Arc::clone(&self.around.mailbox);
@@ -348,7 +360,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn seek(&mut self, partition: &Partition, target: Target) {
+    fn seek(&mut self, partition: &Partition, position: Position) {
+        let target = Target {
+            position,
+            leader_epoch: None,
+        };
         match self.readings.get_mut(partition) {
             Some(reading) => {
                 // A second seek replaces the first; both were counted.
@@ -390,6 +406,11 @@ impl<'a> Session<'a> {
                 reading.seek = None;
                 reading.reset(target.position);
                 self.around.mailbox.sought(&partition);
+            } else if !broken && reading.gave_up() && target.leader_epoch.is_some() {
+                // The position itself is not in the log: no need to ask for its epoch.
+                reading.seek = None;
+                self.around.mailbox.sought(&partition);
+                self.around.tokens.out_of_range(&partition);
             } else {
                 reading.seek = Some((target, Some(now)));
             }
@@ -431,7 +452,7 @@ impl<'a> Session<'a> {
             reading.broken = false;
             reading.fetch_paused = false;
         }
-        self.assign(&[(partition.clone(), position)]);
+        self.assign(&[StartAt::position(partition.clone(), position)]);
         client.context().group().assigned.contains(partition)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millrace_core::contract::publish::GroupMetadata;
 use millrace_core::event::{EventsBuilder, Timestamp, TimestampKind};
-use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Fetched, TokensRead};
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Fetched, StartAt, TokensRead};
 use millrace_core::limits::FETCH_RECORDS_MAX;
 use millrace_core::position::{Partition, Position};
 
@@ -190,13 +190,14 @@ impl Source for MemorySource {
         self.mailbox.push_about(&partition, tenure, happening);
     }
 
-    fn assign(&mut self, starts: Vec<(Partition, Position)>) {
-        for (partition, next) in starts {
+    // Its logs are never cut at their end, so an epoch says nothing more.
+    fn assign(&mut self, starts: Vec<StartAt>) {
+        for start in starts {
             let reading = Reading {
-                next,
+                next: start.position,
                 broken: false,
             };
-            self.readings.insert(partition, reading);
+            self.readings.insert(start.partition, reading);
         }
         self.mailbox.wake();
     }
@@ -211,8 +212,7 @@ impl Source for MemorySource {
         }
     }
 
-    // Its logs are never cut at their end.
-    fn seek(&mut self, partition: Partition, position: Position, _leader_epoch: Option<i32>) {
+    fn seek(&mut self, partition: Partition, position: Position) {
         self.mailbox.seek(partition.clone());
         self.mailbox.sought(&partition);
         if let Some(reading) = self.readings.get_mut(&partition) {

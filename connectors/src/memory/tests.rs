@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Committed};
+use millrace_core::intake::io::{Commit, CommitId, CommitOutcome, Committed, StartAt};
 use millrace_core::position::{Partition, Position};
 
 use super::{AppendFault, CommitFault, MemoryLog, MemorySource};
@@ -36,7 +36,9 @@ fn commit(id: u64, number: i32, position: i64) -> Commit {
 async fn start(source: &mut MemorySource) -> Vec<Partition> {
     match source.next().await {
         Happening::Assigned { partitions, .. } => {
-            let starts = partitions.iter().map(|p| (p.clone(), Position::START));
+            let starts = partitions
+                .iter()
+                .map(|p| StartAt::position(p.clone(), Position::START));
             source.assign(starts.collect());
             partitions
         }
@@ -245,7 +247,7 @@ async fn d_g10_what_was_dropped_is_out_of_range() {
         } => assert_eq!((log_start.offset(), log_end.offset()), (3, 5)),
         other => panic!("{other:?}"),
     }
-    source.seek(partition(0), Position::new(3), None);
+    source.seek(partition(0), Position::new(3));
     assert_eq!(positions(&mut source).await, [(0, 3), (0, 4)]);
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Intake;
 use super::io::{
-    Call, CommitOutcome, Committed, Effect, Fact, Fetched, Input, Link, Membership, TokensRead,
+    Call, CommitOutcome, Committed, Effect, Fact, Fetched, Input, Link, Membership, StartAt,
+    TokensRead,
 };
 use super::settings::{Guarantee, Names, OnDataLoss, Settings};
 use crate::batcher;
@@ -88,6 +89,8 @@ pub(super) struct Bench {
     pub(super) commits: bool,
     pub(super) rejoins: usize,
     pub(super) facts: Vec<Fact>,
+    /// Where partitions were started.
+    pub(super) starts: Vec<StartAt>,
     /// What the last commit said.
     pub(super) committed: Option<Committed>,
     /// Epoch of the leader that takes what is fetched.
@@ -119,6 +122,7 @@ impl Bench {
             commits: true,
             rejoins: 0,
             facts: Vec::new(),
+            starts: Vec::new(),
             committed: None,
             leader_epoch: None,
         }
@@ -170,6 +174,7 @@ impl Bench {
                 }
                 Effect::Call(call) => self.calls.push(call),
                 Effect::Rejoin => self.rejoins += 1,
+                Effect::Assign(starts) => self.starts.extend(starts),
                 Effect::Report(fact @ (Fact::Stalled { .. } | Fact::DataLoss { .. })) => {
                     self.facts.push(fact);
                 }

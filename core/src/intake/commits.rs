@@ -313,11 +313,13 @@ impl Intake {
             .iter()
             .filter_map(|p| self.by_partition.get(p).copied())
             .collect();
+        // A tenure that lost its data is gone before the commit that touches it has ended.
+        let touched = |id: &TenureId| ids.contains(id) || !self.tenures.contains_key(id);
         let open = self
             .commits
             .open
             .as_ref()
-            .is_some_and(|open| open.offsets.iter().any(|(id, ..)| ids.contains(id)));
+            .is_some_and(|open| open.offsets.iter().any(|(id, ..)| touched(id)));
         self.tally.rebalances[2] += 1;
         self.stop_producing(partitions.to_vec(), effects);
         self.lose(&ids, effects);

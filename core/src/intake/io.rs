@@ -94,6 +94,31 @@ pub enum Input {
     Tick,
 }
 
+/// Where the reading of a partition starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StartAt {
+    /// Which.
+    pub partition: Partition,
+    /// The first record to read.
+    pub position: Position,
+    /// Epoch of the leader that took the records before it, where that is known: what the log
+    /// holds of this epoch must reach up to the position, else the position is out of range
+    /// (D-G10).
+    pub leader_epoch: Option<i32>,
+}
+
+impl StartAt {
+    /// A start of which nothing more is known than the position.
+    #[must_use]
+    pub fn position(partition: Partition, position: Position) -> Self {
+        Self {
+            partition,
+            position,
+            leader_epoch: None,
+        }
+    }
+}
+
 /// One partition's part of a fetch.
 #[derive(Debug)]
 pub struct Fetched {
@@ -212,8 +237,8 @@ pub enum CommitOutcome {
 pub enum Effect {
     /// Read offset, token, registry and log ends of a partition (R2).
     ReadTokens(Partition),
-    /// Start reading these partitions there. `incremental_assign` with explicit positions.
-    Assign(Vec<(Partition, Position)>),
+    /// Start reading these partitions. `incremental_assign` with explicit positions.
+    Assign(Vec<StartAt>),
     /// Let go of these partitions; completes the rebalance (D-G4 e).
     Unassign(Vec<Partition>),
     /// Move a started partition.
@@ -222,9 +247,6 @@ pub enum Effect {
         partition: Partition,
         /// Where to read on.
         position: Position,
-        /// The epoch of the leader that took the records before: what the log holds of it must
-        /// reach up to the position, else the position is out of range (D-G10).
-        leader_epoch: Option<i32>,
     },
     /// Hand over no more events of this partition until `Resume` (D-C1).
     Pause(Partition),

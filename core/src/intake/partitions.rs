@@ -1,6 +1,6 @@
 //! How partitions come: assignment, tokens, events, and positions that the log lost.
 
-use super::io::{Effect, Fact, Fetched, Membership, TokensRead};
+use super::io::{Effect, Fact, Fetched, Membership, StartAt, TokensRead};
 use super::pod_crash::PodCrashes;
 use super::settings::{Guarantee, OnDataLoss};
 use super::tenure::{EventRef, Phase, Place, Tenure, Work};
@@ -57,26 +57,30 @@ impl Intake {
                 !self.by_partition.contains_key(&partition),
                 "{partition} was assigned twice"
             );
-            self.tenures_opened += 1;
-            let identity = PartitionIdentity::new(
-                &self.settings.names.cluster,
-                partition.topic(),
-                partition.number(),
-            );
-            let counters = self.former.remove(&partition).unwrap_or_default();
-            let tenure = Tenure::opening(
-                partition.clone(),
-                identity,
-                // Exactly-once needs none: brokers refuse a zombie's transaction (R4).
-                (!self.exactly_once()).then_some(self.settings.lease),
-                counters,
-                self.settings.rules,
-            );
-            self.tenures.insert(self.tenures_opened, tenure);
-            self.by_partition
-                .insert(partition.clone(), self.tenures_opened);
+            self.open(partition.clone());
             effects.push(Effect::ReadTokens(partition));
         }
+    }
+
+    /// A tenure begins; its token is not read yet.
+    fn open(&mut self, partition: Partition) -> &mut Tenure {
+        self.tenures_opened += 1;
+        let identity = PartitionIdentity::new(
+            &self.settings.names.cluster,
+            partition.topic(),
+            partition.number(),
+        );
+        let counters = self.former.remove(&partition).unwrap_or_default();
+        let tenure = Tenure::opening(
+            partition.clone(),
+            identity,
+            // Exactly-once needs none: brokers refuse a zombie's transaction (R4).
+            (!self.exactly_once()).then_some(self.settings.lease),
+            counters,
+            self.settings.rules,
+        );
+        self.by_partition.insert(partition, self.tenures_opened);
+        self.tenures.entry(self.tenures_opened).or_insert(tenure)
     }
 
     pub(super) fn tokens_read(
@@ -163,7 +167,11 @@ impl Intake {
                 };
                 // The client starts to hand over events at once.
                 tenure.paused = None;
-                effects.push(Effect::Assign(vec![(partition.clone(), start.position)]));
+                effects.push(Effect::Assign(vec![StartAt {
+                    partition: partition.clone(),
+                    position: start.position,
+                    leader_epoch: start.leader_epoch,
+                }]));
                 effects.push(Effect::Report(Fact::Started {
                     partition: partition.clone(),
                     position: start.position,
@@ -226,7 +234,9 @@ impl Intake {
             return;
         }
         self.skew.observe(&fetched.events, now);
-        tenure.leader_epoch = fetched.leader_epoch.or(tenure.leader_epoch);
+        if self.settings.rules.hold(Rule::LeaderEpoch) {
+            tenure.leader_epoch = fetched.leader_epoch.or(tenure.leader_epoch);
+        }
         for event in fetched.events {
             let position = event.position();
             if position < tenure.ledger.end() {
@@ -280,12 +290,12 @@ impl Intake {
         now: Time,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(id) = self.by_partition.get(partition) else {
+        let Some(&id) = self.by_partition.get(partition) else {
             return;
         };
         let tenure = self
             .tenures
-            .get_mut(id)
+            .get_mut(&id)
             .expect("by_partition names tenures");
         if !tenure.is_live() {
             return;
@@ -310,7 +320,6 @@ impl Intake {
             to: lost.end,
         }));
         if self.settings.on_data_loss == OnDataLoss::Stop || to < from {
-            let staged = tenure.staged > 0;
             let what = if cut {
                 format!(
                     "the log was cut below position {from}, up to which it was read, as an unclean \
@@ -323,18 +332,18 @@ impl Intake {
                 "data loss: {what} (it holds {log_start} to {log_end}); set \
                  input.kafka.onDataLoss or move the group's position by hand"
             );
-            tenure.phase = Phase::DataLost {
-                reason: reason.clone(),
-                again_at: now,
-            };
             effects.push(Effect::Report(Fact::Halted {
                 partition: partition.clone(),
-                reason,
+                reason: reason.clone(),
             }));
-            if staged {
-                // Nothing is committed on it any more, so nothing of it may be stored.
-                self.stop_producing(vec![partition.clone()], effects);
-            }
+            // Whatever is open of it ends here: nothing is committed on it any more, so nothing may
+            // be stored, and it must not take room, calls or suspicion from the others.
+            self.stop_producing(vec![partition.clone()], effects);
+            self.close(id, |counters, n| counters.stale_lost += n);
+            self.open(partition.clone()).phase = Phase::DataLost {
+                reason,
+                again_at: now,
+            };
             return;
         }
         tenure.ledger.skip_lost(to);
@@ -343,7 +352,6 @@ impl Intake {
         effects.push(Effect::Seek {
             partition: partition.clone(),
             position: to,
-            leader_epoch: None,
         });
     }
 

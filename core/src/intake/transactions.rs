@@ -260,14 +260,18 @@ impl Intake {
         if !self.commits.is_open_as(commit) {
             return;
         }
-        let Some(Open::Reading { offsets }) = self
+        let Some(Open::Reading { mut offsets }) = self
             .transactions
             .open
             .take_if(|open| matches!(open, Open::Reading { .. }))
         else {
             return;
         };
-        if self.transactions.doomed {
+        offsets.retain(|offset| {
+            let id = self.by_partition.get(&offset.partition);
+            id.is_some_and(|id| self.tenures[id].may_be_committed())
+        });
+        if self.transactions.doomed || offsets.is_empty() {
             // It was not sent, and now never will be.
             self.forget_commit();
             return;

@@ -1,6 +1,6 @@
 //! What really became of each event, whoever believes what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_core::fate::OnExhausted;
 use millrace_core::identity::ResultId;
@@ -41,6 +41,8 @@ pub(super) struct Truth {
     log: BTreeMap<(usize, u32, Place), BTreeMap<u64, usize>>,
     /// All events below this index are finished, by partition.
     finished: Vec<usize>,
+    /// Partitions whose log was cut: they halt until somebody decides.
+    cut: BTreeSet<usize>,
     repeats: u64,
 }
 
@@ -115,6 +117,7 @@ impl Truth {
             order: BTreeMap::new(),
             log: BTreeMap::new(),
             finished,
+            cut: BTreeSet::new(),
             repeats: 0,
         }
     }
@@ -246,6 +249,9 @@ impl Truth {
     /// Whether every event is finished and committed.
     pub(super) fn settled(&mut self, committed: &[Option<Position>]) -> bool {
         (0..self.events.len()).all(|partition| {
+            if self.cut.contains(&partition) {
+                return true;
+            }
             let Some(last) = self.events[partition].last() else {
                 return true;
             };
@@ -257,7 +263,10 @@ impl Truth {
 
     pub(super) fn open(&self, committed: &[Option<Position>]) -> u64 {
         let mut open = 0;
-        for (fates, at) in self.events.iter().zip(committed) {
+        for (partition, (fates, at)) in self.events.iter().zip(committed).enumerate() {
+            if self.cut.contains(&partition) {
+                continue;
+            }
             open += fates
                 .iter()
                 .filter(|fate| !fate.is_finished(self.drops))
@@ -287,6 +296,9 @@ impl Truth {
     pub(super) fn without_outcome(&self) -> String {
         let mut text = String::new();
         for (partition, fates) in self.events.iter().enumerate() {
+            if self.cut.contains(&partition) {
+                continue;
+            }
             let open = fates.iter().filter(|fate| !fate.is_finished(self.drops));
             let open: Vec<_> = open.map(|fate| fate.position.offset()).collect();
             if !open.is_empty() {
@@ -298,6 +310,10 @@ impl Truth {
             }
         }
         text
+    }
+
+    pub(super) fn cut(&mut self, partition: usize) {
+        self.cut.insert(partition);
     }
 
     pub(super) fn repeats(&self) -> u64 {

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use millrace_core::intake::io::{Commit, Committed, Fetched, Input, Membership, TokensRead};
+use millrace_core::intake::io::{
+    Commit, Committed, Fetched, Input, Membership, StartAt, TokensRead,
+};
 use millrace_core::position::{Partition, Position};
 
 use super::group::{Assignment, MemberId, TOPIC_IDENTITY};
@@ -38,6 +40,10 @@ pub(crate) struct Client {
 struct Owned {
     /// `None`: not started.
     next: Option<Position>,
+    /// Leader epoch of the record before `next`, as far as the client was told or has read.
+    epoch: Option<i32>,
+    /// It was told that its position is out of range.
+    lost: bool,
     paused: bool,
 }
 
@@ -198,9 +204,9 @@ impl World {
     }
 
     /// `Effect::Assign`.
-    pub(crate) fn assign(&mut self, who: Who, starts: Vec<(Partition, Position)>) -> Lawful {
-        for (partition, position) in &starts {
-            self.laws.starts(who, partition, *position)?;
+    pub(crate) fn assign(&mut self, who: Who, starts: Vec<StartAt>) -> Lawful {
+        for start in &starts {
+            self.laws.starts(who, &start.partition, start.position)?;
         }
         let Some(process) = self.process(who) else {
             return Ok(());
@@ -209,12 +215,20 @@ impl World {
         if it.destroying {
             return Ok(());
         }
-        for (partition, position) in starts {
+        for StartAt {
+            partition,
+            position,
+            leader_epoch,
+        } in starts
+        {
             let index = Self::index_of(&partition);
             let leaving =
                 matches!(&it.callback, Callback::Revoking { left, .. } if left.contains(&index));
             match it.owned.get_mut(&index) {
-                Some(owned) if owned.next.is_none() && !leaving => owned.next = Some(position),
+                Some(owned) if owned.next.is_none() && !leaving => {
+                    owned.next = Some(position);
+                    owned.epoch = leader_epoch;
+                }
                 Some(_) => {
                     return Err(Law::Client.broken(format!(
                         "{partition} is started twice, or while it is revoked"
@@ -287,7 +301,11 @@ impl World {
             return Ok(());
         };
         match process.client.owned.get_mut(&Self::index_of(partition)) {
-            Some(owned) if owned.next.is_some() => owned.next = Some(position),
+            Some(owned) if owned.next.is_some() => {
+                owned.next = Some(position);
+                owned.epoch = None;
+                owned.lost = false;
+            }
             _ => return Err(Law::Client.broken(format!("{partition} is moved but not started"))),
         }
         self.arm_fetch(who);
@@ -328,7 +346,7 @@ impl World {
         let next = it
             .owned
             .iter()
-            .filter(|(_, owned)| !owned.paused)
+            .filter(|(_, owned)| !owned.paused && !owned.lost)
             .filter_map(|(index, owned)| {
                 let log = &self.logs[*index];
                 log.records
@@ -356,16 +374,28 @@ impl World {
         if it.callback != Callback::None || it.destroying {
             return Ok(());
         }
-        let candidates: Vec<(usize, Position)> = it
+        let candidates: Vec<(usize, Position, Option<i32>)> = it
             .owned
             .iter()
-            .filter(|(_, owned)| !owned.paused)
-            .filter_map(|(index, owned)| Some((*index, owned.next?)))
+            .filter(|(_, owned)| !owned.paused && !owned.lost)
+            .filter_map(|(index, owned)| Some((*index, owned.next?, owned.epoch)))
             .collect();
         let mut left = usize::try_from(self.scenario.fetch_max).expect("small");
         let mut batches = Vec::new();
-        for (index, next) in candidates {
+        let mut lost = Vec::new();
+        for (index, next, epoch) in candidates {
             let log = &self.logs[index];
+            if log.is_cut_below(next) && epoch != Some(log.epoch()) {
+                // Who knows the epoch of what it read asks whether the log still holds it.
+                if epoch.is_none() {
+                    return Err(Law::History.broken(format!(
+                        "{} is read on at {next} although the log was cut below",
+                        log.partition
+                    )));
+                }
+                lost.push(index);
+                continue;
+            }
             let from = log.index_from(next);
             let written = log.records.partition_point(|record| record.at <= now);
             let count = written.saturating_sub(from).min(left);
@@ -379,11 +409,28 @@ impl World {
             let behind = log.records[from + count - 1].position.next();
             batches.push(Fetched {
                 partition: log.partition.clone(),
-                leader_epoch: None,
+                leader_epoch: Some(log.epoch()),
                 events,
             });
+            let epoch = self.logs[index].epoch();
             let it = self.client(who, client).expect("it was just there");
-            it.owned.get_mut(&index).expect("it was just there").next = Some(behind);
+            let owned = it.owned.get_mut(&index).expect("it was just there");
+            owned.next = Some(behind);
+            owned.epoch = Some(epoch);
+        }
+        for index in lost {
+            let it = self.client(who, client).expect("it was just there");
+            it.owned.get_mut(&index).expect("it was just there").lost = true;
+            let log_end = self.logs[index].end(now);
+            let out_of_range = Input::OutOfRange {
+                partition: self.partition(index),
+                log_start: Position::START,
+                log_end,
+            };
+            self.feed(who, out_of_range)?;
+            if self.client(who, client).is_none() {
+                return Ok(());
+            }
         }
         if !batches.is_empty() {
             self.feed(who, Input::Fetched { batches })?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millrace_core::intake::io::{Input, Operator};
+use millrace_core::position::Position;
 
 use super::{Half, Happening, Who, World};
 use crate::laws::Lawful;
@@ -22,9 +23,10 @@ pub(crate) enum Fault {
     AppKilled,
     AppMisconfigured,
     Operator,
+    UncleanElection,
 }
 
-const EACH: [Fault; 12] = [
+const EACH: [Fault; 13] = [
     Fault::Crash,
     Fault::Freeze,
     Fault::Drain,
@@ -37,6 +39,7 @@ const EACH: [Fault; 12] = [
     Fault::AppKilled,
     Fault::AppMisconfigured,
     Fault::Operator,
+    Fault::UncleanElection,
 ];
 
 impl World {
@@ -55,6 +58,7 @@ impl World {
             Fault::AppKilled => faults.app_killed,
             Fault::AppMisconfigured => faults.app_misconfigured,
             Fault::Operator => faults.operator,
+            Fault::UncleanElection => faults.unclean_election,
         }
     }
 
@@ -101,8 +105,30 @@ impl World {
             Fault::AppKilled => self.app_dies(who, None),
             Fault::AppMisconfigured => self.app_misconfigured(who, long),
             Fault::Operator => return self.operate(who),
+            Fault::UncleanElection => self.unclean_election(),
         }
         Ok(())
+    }
+
+    /// A replica leads that lacks the end of a log; mostly also of what was committed.
+    fn unclean_election(&mut self) {
+        let index = self.random.index(self.logs.len());
+        let committed = self.group.committed()[index].unwrap_or(Position::START);
+        let below = if self.random.permille(700) {
+            committed
+        } else {
+            self.logs[index].end(self.now)
+        };
+        let Ok(offsets @ 1..) = u64::try_from(below.offset()) else {
+            return;
+        };
+        if self.logs[index].cut.is_some() {
+            return;
+        }
+        let cut = Position::START.plus(self.random.below(offsets));
+        self.note(|| format!("partition {index} is cut at {cut}"));
+        self.logs[index].cut = Some(cut);
+        self.laws.cut(index);
     }
 
     /// Whether a half of a pod is frozen.

@@ -61,6 +61,9 @@ pub struct Record {
 pub struct Log {
     pub partition: Partition,
     pub records: Vec<Record>,
+    /// Where an unclean election cut it: what stands there and behind belongs to another history,
+    /// under the next leader epoch.
+    pub cut: Option<Position>,
 }
 
 impl Log {
@@ -70,6 +73,7 @@ impl Log {
             .map(|number| Self {
                 partition: Partition::new(TOPIC, i32::try_from(number).expect("few partitions")),
                 records: Vec::new(),
+                cut: None,
             })
             .collect();
         let mut at: Vec<Duration> = (0..scenario.events)
@@ -119,6 +123,16 @@ impl Log {
             });
         }
         logs
+    }
+
+    /// Epoch of the leader.
+    pub fn epoch(&self) -> i32 {
+        i32::from(self.cut.is_some())
+    }
+
+    /// Whether a position was reached in a history that does not go on there.
+    pub fn is_cut_below(&self, position: Position) -> bool {
+        self.cut.is_some_and(|cut| cut < position)
     }
 
     /// Index of the first record at or behind a position.

@@ -52,6 +52,16 @@ fn d_g10_an_owner_that_reads_nothing_keeps_the_epoch_that_it_found() {
         ..Metadata::of_outsider(live(), None)
     };
     bench.join_with(&metadata, at(40));
+    let start = StartAt {
+        partition: partition(),
+        position: at(40),
+        leader_epoch: Some(7),
+    };
+    assert_eq!(
+        bench.starts,
+        [start],
+        "the log is asked whether it holds that"
+    );
     bench.fetch(40..42);
     bench.answer();
     bench.seconds(2, Some(42));
@@ -70,6 +80,7 @@ fn f_16_a_log_that_was_cut_halts_the_partition_and_counts_what_is_gone() {
         "{reason}"
     );
     assert_eq!(state.counters.data_loss, 4);
+    assert_eq!(state.in_flight, 0, "it takes no room from the others");
     let (from, to) = match bench.facts.as_slice() {
         [Fact::DataLoss { from, to, .. }] => (*from, *to),
         other => panic!("{other:?}"),
