@@ -208,25 +208,17 @@ impl Inner {
     }
 
     fn request(&self, call: &Call) -> Request {
-        let mut headers = HeaderMap::with_capacity(20);
-        let mut put = |name: &str, value: &[u8]| {
-            let known = known_name(name).ok_or(());
-            let name = known.or_else(|()| HeaderName::from_bytes(name.as_bytes()));
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-                headers.append(name, value);
-            }
-        };
-        let body = match self.context.request {
+        let (headers, body) = match self.context.request {
             RequestMode::Single => {
                 let called = &call.events[0];
-                single_headers(&self.context, called, call, &mut put);
-                single_body(&self.context, called)
+                let headers = headers(|put| single_headers(&self.context, called, call, put));
+                (headers, single_body(&self.context, called))
             }
             RequestMode::Batch => {
-                batch_headers(&self.context, call, &mut put);
                 let mut body = Vec::new();
                 batch_body(&self.context, call, &mut body);
-                body.into()
+                let headers = headers(|put| batch_headers(&self.context, call, put));
+                (headers, body.into())
             }
         };
         Request::post(self.target.clone(), headers, body)
@@ -258,12 +250,38 @@ impl Inner {
     }
 }
 
+/// What `fill` names; what HTTP cannot write down is left out. All values share one piece of memory.
+fn headers(fill: impl FnOnce(&mut dyn FnMut(&str, &[u8]))) -> HeaderMap {
+    let mut text = Vec::with_capacity(512);
+    let mut ends = Vec::with_capacity(20);
+    fill(&mut |name, value| {
+        let known = known_name(name).ok_or(());
+        if let Ok(name) = known.or_else(|()| HeaderName::from_bytes(name.as_bytes())) {
+            text.extend_from_slice(value);
+            ends.push((name, text.len()));
+        }
+    });
+    let text = Bytes::from(text);
+    let mut headers = HeaderMap::with_capacity(ends.len() + 2);
+    let mut start = 0;
+    for (name, end) in ends {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
+            headers.append(name, value);
+        }
+        start = end;
+    }
+    headers
+}
+
 /// The names that every call has, which need no memory of their own.
 fn known_name(name: &str) -> Option<HeaderName> {
     macro_rules! known {
         ($($text:literal)*) => {
             match name {
-                $($text => Some(HeaderName::from_static($text)),)*
+                $($text => {
+                    static NAME: HeaderName = HeaderName::from_static($text);
+                    Some(NAME.clone())
+                })*
                 _ => None,
             }
         };
