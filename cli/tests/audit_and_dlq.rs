@@ -145,17 +145,14 @@ impl Left {
         };
         let registry = "millrace.local/demo/score.registry";
         self.commit(registry, 0, grant.encode()).await;
+        let token = Token::Live {
+            epoch: 1,
+            from: Position::START,
+            peer: None,
+        };
         let metadata = Metadata {
-            token: Token::Live {
-                epoch: 1,
-                from: Position::START,
-                peer: None,
-            },
-            leader_epoch: None,
-            topic: None,
-            generation: 1,
-            member: None,
             ledger,
+            ..Metadata::of_outsider(token, None)
         };
         let group = "millrace.local/demo/score.r1";
         self.commit(group, position, metadata.encode()).await;

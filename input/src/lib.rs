@@ -184,8 +184,7 @@ pub async fn run(
         }
     });
     if let Some(tokens) = kafka.auth_tokens.clone() {
-        let connection = input.connection.clone();
-        metrics.on_scrape(move |scrape| metrics::auth(&connection, tokens.left(), scrape));
+        metrics.show_auth_token(&input.connection, move || tokens.left());
     }
     let calls = metrics::CallMetrics::new(&metrics);
     let bind = block.admin.bind;

@@ -107,17 +107,6 @@ pub(crate) fn read(state: &State, now: Time, scrape: &mut Scrape<'_>) {
     process(state, now, scrape);
 }
 
-/// How long the token of a connection still serves (D-P2).
-pub(crate) fn auth(connection: &str, left: Duration, scrape: &mut Scrape<'_>) {
-    let help = "Time until the auth token in use ends; 0 without one.";
-    scrape.gauge(
-        "millrace_auth_token_expiry_seconds",
-        help,
-        &[("connection", connection)],
-        left.as_secs_f64(),
-    );
-}
-
 /// Absent, not 0, while the ends of the logs are not known (D-C4).
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
 fn lag(partition: &PartitionState, labels: &Labels<'_>, now: Time, scrape: &mut Scrape<'_>) {

@@ -143,7 +143,7 @@ pub async fn run(
     let snapshot = metrics::Snapshot::default();
     snapshot.show_on(&metrics, &broker.output.dead_letter);
     if let Some(tokens) = broker.settings.auth_tokens.clone() {
-        metrics::show_auth(&metrics, &broker.name, tokens);
+        metrics.show_auth_token(&broker.name, move || tokens.left());
     }
     let ports = admin::Admin {
         access: Access {

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millrace_connectors::kafka::AuthTokens;
 use millrace_core::store::{BUCKET_SECONDS, Counters, Histogram, OVERSIZED_BUCKETS};
 use millrace_service::telemetry::{Metrics, Scrape};
 
@@ -27,20 +26,6 @@ impl Snapshot {
         let (snapshot, dead_letter) = (self.clone(), dead_letter.to_owned());
         metrics.on_scrape(move |scrape| show(scrape, &snapshot.read(), &dead_letter));
     }
-}
-
-/// Shows at each scrape how long the token of a connection still serves (D-P2).
-pub(crate) fn show_auth(metrics: &Metrics, connection: &str, tokens: AuthTokens) {
-    let connection = connection.to_owned();
-    metrics.on_scrape(move |scrape| {
-        let help = "Time until the auth token in use ends; 0 without one.";
-        scrape.gauge(
-            "millrace_auth_token_expiry_seconds",
-            help,
-            &[("connection", &connection)],
-            tokens.left().as_secs_f64(),
-        );
-    });
 }
 
 fn show(scrape: &mut Scrape<'_>, counters: &Counters, dead_letter: &str) {

@@ -530,18 +530,12 @@ mod tests {
             position: Position::new(100),
             metadata: String::new(),
         };
-        let mut metadata = Metadata {
-            token: Token::Live {
-                epoch: 1,
-                from: Position::START,
-                peer: None,
-            },
-            leader_epoch: None,
-            topic: None,
-            generation: 1,
-            member: None,
-            ledger: millrace_core::contract::commit::LedgerImage::default(),
+        let token = Token::Live {
+            epoch: 1,
+            from: Position::START,
+            peer: None,
         };
+        let mut metadata = Metadata::of_outsider(token, None);
         metadata.ledger.set_terminal(3);
         metadata.ledger.set_terminal(9);
         let settled = settled_by(&committed, &metadata);

@@ -116,11 +116,12 @@ impl TokenEndpoint {
         let mut login =
             HeaderValue::from_str(&format!("Basic {login}")).map_err(|_| Error::Secret)?;
         login.set_sensitive(true);
-        let mut form = "grant_type=client_credentials".to_owned();
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
         if let Some(scope) = &self.scope {
-            form.push_str("&scope=");
-            form.push_str(&form_encoded(scope));
+            form.append_pair("scope", scope);
         }
+        let form = form.finish();
         let path = self.url.path_and_query();
         let path = path.map_or("/", PathAndQuery::as_str);
         let authority = self.url.authority().map_or("", |authority| {
@@ -194,21 +195,6 @@ where
         // Whatever it has read belongs to the answer, or says why there is none.
         _ = &mut connection => conversation.await,
     }
-}
-
-/// As forms spell text (`application/x-www-form-urlencoded`).
-fn form_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
-                encoded.push(char::from(byte));
-            }
-            b' ' => encoded.push('+'),
-            other => encoded.push_str(&format!("%{other:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

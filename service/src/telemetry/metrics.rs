@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -100,6 +101,24 @@ impl Metrics {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Box::new(read));
+    }
+
+    /// Shows at each scrape how long the auth token of a connection still serves; 0 without one
+    /// (D-P2).
+    pub fn show_auth_token(
+        &self,
+        connection: &str,
+        left: impl Fn() -> Duration + Send + Sync + 'static,
+    ) {
+        let connection = connection.to_owned();
+        self.on_scrape(move |scrape| {
+            scrape.gauge(
+                "millrace_auth_token_expiry_seconds",
+                "Time until the auth token in use ends; 0 without one.",
+                &[("connection", &connection)],
+                left().as_secs_f64(),
+            );
+        });
     }
 
     /// Everything, in the text format of Prometheus.
